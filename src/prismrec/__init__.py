@@ -1,0 +1,1 @@
+"""prismrec: recommendations for items that nobody has clicked yet."""
