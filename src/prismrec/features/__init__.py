@@ -1,0 +1,1 @@
+"""Content to vectors: encoders, the store they fill, and the extraction between the two."""
