@@ -1,7 +1,7 @@
 """Progress of long work, handed in as an argument: silent by default, bars on standard error for people."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -19,19 +19,11 @@ class Task(Protocol):
 class Progress(Protocol):
     """Where work reports to."""
 
-    def task(self, name: str, total: int | None) -> "ContextTask":
+    def task(self, name: str, total: int | None) -> AbstractContextManager[Task]:
         """Open a piece of work of `total` steps (None: unknown)."""
 
     def say(self, text: str) -> None:
         """Print one line for people."""
-
-
-class ContextTask(Protocol):
-    """A context manager that yields a `Task`."""
-
-    def __enter__(self) -> Task: ...
-
-    def __exit__(self, *error: object) -> bool | None: ...
 
 
 class _SilentTask:
@@ -49,6 +41,10 @@ class Silent:
 
     def say(self, text: str) -> None:
         """Say nothing."""
+
+
+SILENT = Silent()
+"""Shared by all that have nothing to report: it holds no state."""
 
 
 class _BarTask:

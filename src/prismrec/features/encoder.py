@@ -38,7 +38,7 @@ class Encoder(ABC, Generic[ContentT]):
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
-        """Return what identifies it, JSON-able: ``name``, ``revision``, each setting that changes a vector."""
+        """Return what identifies it, JSON-able: ``name``, ``revision``, all that changes a vector."""
 
     def fit(self, contents: Sequence[ContentT]) -> None:
         """Learn the encoder's state from contents (no interaction is ever seen). Most have none."""
