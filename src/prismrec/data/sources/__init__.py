@@ -1,0 +1,1 @@
+"""Where data come from: one reader per source, and a catalogue that is generated."""
