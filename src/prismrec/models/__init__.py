@@ -1,0 +1,1 @@
+"""Models: one file each, its configuration on top."""

@@ -1,0 +1,386 @@
+"""The contract of a model.
+
+A model scores an item for a user by the dot product of two vectors, whatever happens inside. So one ranking
+engine evaluates all of them, one store serves all of them, and a new item needs no more than its vector.
+
+There are two kinds. A `GradientModel` names its loss terms for a batch and is trained by the loop of
+`prismrec.training`. A `ClosedFormModel` computes its parameters at once from the training data.
+"""
+
+import difflib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeVar
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from prismrec.base.errors import ConfigError, DamagedError, InputError
+from prismrec.data.interactions import Pairs
+from prismrec.features.store import ItemFeatures
+from prismrec.models.plan import TrainingPlan
+
+
+@dataclass(frozen=True)
+class Modality:
+    """A modality as a model sees it: its name and the size of its vectors."""
+
+    name: str
+    dim: int
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """The sizes that a model is built for.
+
+    Parameters
+    ----------
+    n_users, n_items
+        Users and items of the training vocabulary.
+    modalities
+        In the order in which `ItemBatch` holds them.
+    """
+
+    n_users: int
+    n_items: int
+    modalities: tuple[Modality, ...]
+
+    def require_content(self, model: str) -> None:
+        """Check that there is any modality.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        if not self.modalities:
+            raise InputError(f"{model} learns from content, and there are no features.", "Encode first.")
+
+
+@dataclass(frozen=True)
+class ItemBatch:
+    """Some items: who they are and what is known of them.
+
+    Parameters
+    ----------
+    codes
+        Codes in the training vocabulary, int64, shape ``(n,)``; -1 for items that came later.
+    vectors
+        One tensor a modality, float32, shape ``(n, dim)``; rows of missing content are zero.
+    present
+        Which content exists, bool, shape ``(n, modalities)``.
+    """
+
+    codes: Tensor
+    vectors: tuple[Tensor, ...]
+    present: Tensor
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def to(self, device: torch.device) -> "ItemBatch":
+        """Return the batch on a device."""
+        moved = tuple(v.to(device, non_blocking=True) for v in self.vectors)
+        return ItemBatch(self.codes.to(device), moved, self.present.to(device))
+
+
+@dataclass(frozen=True)
+class TripletBatch:
+    """Positive pairs and, for each, items that the user has not touched.
+
+    Parameters
+    ----------
+    users
+        User codes, shape ``(b,)``.
+    items
+        The unique items of the batch; all items of the catalogue where the model asks for them.
+    positives
+        Row in `items` of each pair's item, shape ``(b,)``.
+    negatives
+        Rows in `items`, shape ``(b, negatives)``.
+    """
+
+    users: Tensor
+    items: ItemBatch
+    positives: Tensor
+    negatives: Tensor
+
+
+@dataclass(frozen=True)
+class UserBatch:
+    """Whole users: all their training items against all the others.
+
+    Parameters
+    ----------
+    users
+        User codes, shape ``(b,)``.
+    items
+        Every item of the training part.
+    rows, columns
+        The positive pairs: position in `users` and row in `items`, shape ``(pairs,)``.
+    """
+
+    users: Tensor
+    items: ItemBatch
+    rows: Tensor
+    columns: Tensor
+
+
+Batch = TripletBatch | UserBatch
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a closed-form model may learn from.
+
+    Parameters
+    ----------
+    pairs
+        The training pairs.
+    inputs
+        Sizes.
+    features
+        Features of all items, cold ones included; a model reads the rows of `warm` only.
+    warm
+        Codes of the training items, ascending.
+    seed
+        For whatever is random.
+    """
+
+    pairs: Pairs
+    inputs: ModelInputs
+    features: ItemFeatures
+    warm: np.ndarray[Any, np.dtype[np.int32]]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a model sees items as it does.
+
+    Parameters
+    ----------
+    modality_weights
+        How much each modality counts for each item, shape ``(n, modalities)``; rows add up to 1, or to 0 for
+        an item without content.
+    expert_weights
+        How much each expert counts, shape ``(n, modalities, experts)``.
+    """
+
+    modality_weights: Tensor
+    expert_weights: Tensor
+
+
+class ModelConfig(BaseModel):
+    """Hyper-parameters of a model: frozen, typed, bounded, documented."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    """How the model is called on the command line."""
+
+    summary: ClassVar[str]
+    """One line for people."""
+
+    recommends_cold_items: ClassVar[bool] = True
+    """Whether items that nobody has touched get meaningful vectors."""
+
+    uses_content: ClassVar[bool] = True
+    """Whether it needs features."""
+
+    phases: ClassVar[tuple[str, ...]] = ("fit",)
+    """What its training consists of."""
+
+    @abstractmethod
+    def build(self, inputs: ModelInputs) -> "Model":
+        """Make an untrained model. Parameters are drawn from torch's global generator."""
+
+    @classmethod
+    def presets(cls) -> "dict[str, Preset]":
+        """Return named settings. ``"default"`` is always there."""
+        return {"default": Preset(cls(), TrainingPlan(), "The defaults.")}
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Make a configuration from plain values.
+
+        Raises
+        ------
+        ConfigError
+            Naming the field, what was expected, and for an unknown field the nearest known one.
+        """
+        return parse_settings(cls, values, cls.name)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings that belong together.
+
+    Parameters
+    ----------
+    model
+        Hyper-parameters.
+    training
+        How to train.
+    about
+        Where they come from.
+    """
+
+    model: ModelConfig
+    training: TrainingPlan
+    about: str
+
+
+class Model(nn.Module, ABC):
+    """A fitted or trainable model."""
+
+    config: ModelConfig
+
+    def __init__(self, inputs: ModelInputs) -> None:
+        super().__init__()
+        self.inputs = inputs
+
+    @abstractmethod
+    def user_vectors(self, users: Tensor) -> Tensor:
+        """Return the vectors of users.
+
+        Parameters
+        ----------
+        users
+            User codes, shape ``(n,)``.
+
+        Returns
+        -------
+        Tensor
+            Shape ``(n, d)``.
+        """
+
+    @abstractmethod
+    def item_vectors(self, items: ItemBatch) -> Tensor:
+        """Return the vectors of items, seen in training or not, shape ``(n, d)``."""
+
+    def fold_in(self, liked: Tensor, catalog: Tensor, history: Tensor) -> Tensor | None:
+        """Return a vector for a user who is known by a few items only.
+
+        Parameters
+        ----------
+        liked
+            Vectors of the items, shape ``(h, d)``.
+        catalog
+            Vectors of the training items, shape ``(n, d)``.
+        history
+            Which rows of `catalog` the liked ones are, shape ``(h,)``; -1 for items that came later.
+
+        Returns
+        -------
+        Tensor or None
+            Shape ``(d,)``. None: the model has no way of its own, the general one is used.
+        """
+        del liked, catalog, history
+        return None
+
+    def explain(self, items: ItemBatch) -> Explanation | None:
+        """Return what the model attends to in items, None if it does not attend."""
+        del items
+        return None
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything learnt, by name."""
+        return {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` returned.
+
+        Raises
+        ------
+        DamagedError
+            If names or shapes do not fit.
+        """
+        try:
+            self.load_state_dict(dict(state))
+        except RuntimeError as error:
+            raise DamagedError(f"The weights do not fit the model {self.config.name!r}: {error}.") from error
+
+
+class GradientModel(Model):
+    """A model that is trained by gradient steps on batches."""
+
+    undecayed: ClassVar[tuple[str, ...]] = ("users", "item_bias")
+    """Names of the parameters that weight decay leaves alone."""
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms of the loss by name, each a weighted scalar; their sum is minimised."""
+
+    @property
+    def wants_catalog(self) -> bool:
+        """Whether a `TripletBatch` must hold every item, cold ones included (transductive terms)."""
+        return False
+
+    def prepare(self, data: TrainingData) -> None:
+        """Take statistics of the training part, once, before the first step. Most models need none."""
+        del data
+
+
+class ClosedFormModel(Model):
+    """A model whose parameters are computed at once."""
+
+    @abstractmethod
+    def fit(self, data: TrainingData, score: Callable[[], float]) -> dict[str, float]:
+        """Compute the parameters.
+
+        Parameters
+        ----------
+        data
+            The training data.
+        score
+            Validation metric of the model as it stands, higher is better: to choose regularisation.
+
+        Returns
+        -------
+        dict
+            What was chosen and found, for the log.
+        """
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` returned; sizes of buffers depend on the data, so they are replaced."""
+        if set(state) != set(self.state_dict()):
+            raise DamagedError(
+                f"The weights do not fit the model {self.config.name!r}: found {sorted(state)}, "
+                f"expected {sorted(self.state_dict())}."
+            )
+        for name, tensor in state.items():
+            setattr(self, name, tensor)
+
+
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
+
+def parse_settings(kind: type[SettingsT], values: Mapping[str, Any], of: str) -> SettingsT:
+    """Validate plain values into a settings class.
+
+    Raises
+    ------
+    ConfigError
+        Naming the field and what was expected.
+    """
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(*_explain(error, kind, of)) from None
+
+
+def _explain(error: ValidationError, kind: type[BaseModel], of: str) -> tuple[str, str | None]:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "settings"
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(field, kind.model_fields, n=1, cutoff=0.5)
+        known = f"Did you mean {near[0]!r}? " if near else ""
+        return f"{of}: unknown setting {field!r}.", f"{known}Known: {', '.join(kind.model_fields)}."
+    about = kind.model_fields[field].description if field in kind.model_fields else None
+    given = json.dumps(first["input"], default=str)
+    return f"{of}: setting {field!r} cannot be {given}: {first['msg']}.", about

@@ -1,0 +1,1 @@
+"""What several models share: expert layers, fusion, losses."""

@@ -1,0 +1,431 @@
+"""MAMEX: multi-modal adaptive mixture of experts for cold-start recommendation.
+
+V.-K. Nguyen et al., CIKM 2025, arXiv 2508.08042. Equation numbers below are the paper's. Items are made of
+content alone, so an item that nobody has touched goes the same way as any other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prismrec.base.errors import InputError
+from prismrec.models.base import (
+    Batch,
+    Explanation,
+    GradientModel,
+    ItemBatch,
+    ModelConfig,
+    ModelInputs,
+    Preset,
+    TrainingData,
+    TripletBatch,
+    UserBatch,
+)
+from prismrec.models.layers.losses import bpr, kl_divergence, softmax_cross_entropy
+from prismrec.models.layers.moe import Experts, masked_softmax, sparse_softmax
+from prismrec.models.plan import TrainingPlan
+
+
+class MAMEXConfig(ModelConfig):
+    """Hyper-parameters of MAMEX. The defaults are the preset ``tuned``."""
+
+    name: ClassVar[str] = "mamex"
+    summary: ClassVar[str] = "Adaptive mixture of experts per modality, gated fusion (CIKM 2025)."
+    phases: ClassVar[tuple[str, ...]] = ("gradient steps",)
+
+    dim: int = Field(128, ge=1, le=4096, description="Size d of user and item vectors.")
+    experts: int = Field(4, ge=1, le=256, description="Experts K of each modality.")
+    top_k: int = Field(2, ge=1, description="Experts that are chosen for an item, at most K.")
+    router: Literal["mamex", "modality", "joint", "joint-concat"] = Field(
+        "mamex",
+        description="Who owns routers and experts. 'mamex': each modality its own. 'modality': own routers, "
+        "one shared pool of experts. 'joint': one router on all content, shared experts on each modality. "
+        "'joint-concat': one router, experts take all content at once; no fusion is left.",
+    )
+    fusion: Literal["gate", "mean"] = Field(
+        "gate", description="'mean' weighs the present modalities equally (ablation without fusion)."
+    )
+    fusion_top_k: int | None = Field(
+        None, ge=1, description="Modalities that the gate chooses for an item; None: all that are present."
+    )
+    gate_dropout: float = Field(0.1, ge=0, lt=1, description="Dropout in the fusion gate.")
+    modalities: tuple[str, ...] | None = Field(
+        None, description="Use these modalities only; None: all that there are."
+    )
+    centre: bool = Field(
+        True,
+        description="Subtract the training items' mean from a modality's vectors before they are normalised.",
+    )
+    feature_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the content vectors in training.")
+    loss: Literal["bpr", "softmax"] = Field("softmax", description="'softmax' needs sampling='users'.")
+    item_bias: bool = Field(
+        True,
+        description="With 'softmax': a free popularity for each training item, so that content need not "
+        "explain it. It takes no part in scores.",
+    )
+    align: float = Field(0.1, ge=0, description="Weight lambda_1 of the alignment loss (8).")
+    balance: float = Field(0.1, ge=0, description="Weight lambda_2 of the experts' balance loss (4).")
+    fusion_balance: float = Field(0.1, ge=0, description="Weight lambda_3 of the fusion's balance loss (7).")
+    l2: float = Field(0.0, ge=0, description="Weight lambda_4 of the L2 term of (11).")
+    l2_on: Literal["parameters", "vectors"] = Field(
+        "vectors",
+        description="'parameters': all of them, as (11) says. 'vectors': users' and items' output vectors of "
+        "the batch, as released.",
+    )
+    reduction: Literal["sum", "mean"] = Field(
+        "mean",
+        description="'sum': the ranking loss summed over the batch and (8) summed over dimensions, as the "
+        "equations read. 'mean': means of both, as released.",
+    )
+    balance_direction: Literal["paper", "released"] = Field(
+        "paper", description="'paper': KL(mean gate, uniform). 'released': KL(uniform, mean gate)."
+    )
+    scope: Literal["batch", "catalog"] = Field(
+        "batch",
+        description="Items that the balance and alignment terms see. 'catalog': all, cold ones included, as "
+        "released (transductive).",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "MAMEXConfig":
+        if self.top_k > self.experts:
+            raise ValueError(f"top_k = {self.top_k} is more than the {self.experts} experts")
+        return self
+
+    def build(self, inputs: ModelInputs) -> "MAMEX":
+        """Make an untrained model."""
+        return MAMEX(self, inputs)
+
+    @classmethod
+    def presets(cls) -> dict[str, Preset]:
+        """Return ``tuned`` (also ``default``), ``paper`` and ``as_released``."""
+        tuned = Preset(
+            cls(),
+            TrainingPlan(sampling="users", batch_size=512, learning_rate=0.01, weight_decay=3.0),
+            "Ours: the best by validation.",
+        )
+        paper = Preset(
+            cls(
+                centre=False,
+                loss="bpr",
+                item_bias=False,
+                align=0.1,
+                balance=0.1,
+                fusion_balance=0.1,
+                l2=1e-5,
+                l2_on="parameters",
+                reduction="sum",
+                balance_direction="paper",
+                scope="batch",
+            ),
+            TrainingPlan(evaluate_every=1, patience=20),
+            "The equations as printed; where the paper is silent, the released code.",
+        )
+        released = Preset(
+            cls(
+                centre=False,
+                loss="bpr",
+                item_bias=False,
+                align=1.0,
+                balance=1.0,
+                fusion_balance=1.0,
+                l2=1e-6,
+                l2_on="vectors",
+                reduction="mean",
+                balance_direction="released",
+                scope="catalog",
+            ),
+            TrainingPlan(epochs=1000, negative_items="all", evaluate_every=10, patience=21),
+            "The released code: catalogue-wide terms, cold items as negatives.",
+        )
+        return {"default": tuned, "tuned": tuned, "paper": paper, "as_released": released}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What MAMEX computes for items on the way to their vectors.
+
+    Parameters
+    ----------
+    vectors
+        ``e_i`` of (6), shape ``(n, d)``.
+    parts
+        ``z_m`` of (3), one tensor a modality, shape ``(n, d)``; 0 where content is missing.
+    weights
+        ``alpha`` of (5), shape ``(n, parts)``; 0 where content is missing.
+    present
+        Which parts exist, bool, shape ``(n, parts)``.
+    routing
+        Dense softmax over experts of each router, shape ``(n, K)`` each.
+    chosen
+        Sparse weights of (3), one tensor a router, shape ``(n, K)``.
+    routed
+        Which items each router saw content of, bool, shape ``(n,)`` each.
+    """
+
+    vectors: Tensor
+    parts: list[Tensor]
+    weights: Tensor
+    present: Tensor
+    routing: list[Tensor]
+    chosen: list[Tensor]
+    routed: list[Tensor]
+
+
+class MAMEX(GradientModel):
+    """The model.
+
+    Parameters
+    ----------
+    config
+        Hyper-parameters.
+    inputs
+        Sizes.
+
+    Raises
+    ------
+    InputError
+        If there is no modality, or one that the configuration names does not exist.
+    """
+
+    def __init__(self, config: MAMEXConfig, inputs: ModelInputs) -> None:
+        super().__init__(inputs)
+        inputs.require_content("MAMEX")
+        self.config: MAMEXConfig = config
+        self._columns = _chosen_columns(config, inputs)
+        dims = [inputs.modalities[column].dim for column in self._columns]
+        d, k = config.dim, config.experts
+        self.users = nn.Parameter(torch.randn(inputs.n_users, d) * 0.1)
+        self.item_bias = nn.Parameter(torch.zeros(inputs.n_items)) if config.item_bias else None
+        self.centres = nn.ParameterList(nn.Parameter(torch.zeros(n), requires_grad=False) for n in dims)
+        joint = config.router.startswith("joint")
+        concatenated = config.router == "joint-concat"
+        shared = config.router in ("modality", "joint")
+        # A shared pool of experts needs inputs of one size.
+        self.projections = nn.ModuleList(
+            nn.Linear(n, d) if shared and len(set(dims)) > 1 else nn.Identity() for n in dims
+        )
+        inside = [d] * len(dims) if shared and len(set(dims)) > 1 else dims
+        self.routers = nn.ModuleList(
+            [nn.Linear(sum(dims), k)] if joint else [nn.Linear(n, k) for n in inside]
+        )
+        pools = [sum(dims)] if concatenated else inside[:1] if shared else inside
+        self.experts = nn.ModuleList(Experts(n, d, k) for n in pools)
+        n_parts = 1 if concatenated else len(dims)
+        self.gate = (
+            nn.Sequential(
+                nn.Linear(n_parts * d, d), nn.ReLU(), nn.Dropout(config.gate_dropout), nn.Linear(d, n_parts)
+            )
+            if config.fusion == "gate" and n_parts > 1
+            else None
+        )
+
+    @property
+    def wants_catalog(self) -> bool:
+        """Whether the balance and alignment terms see the whole catalogue."""
+        return self.config.scope == "catalog"
+
+    @torch.no_grad()
+    def prepare(self, data: TrainingData) -> None:
+        """Take the training items' mean of each modality, and their popularity for the item bias."""
+        if self.config.centre:
+            vectors, present = data.features.gather(data.warm)
+            for centre, column in zip(self.centres, self._columns, strict=True):
+                seen = _unit(torch.from_numpy(vectors[column][present[:, column]]))
+                centre.copy_(seen.mean(dim=0) if len(seen) else torch.zeros_like(centre))
+        if self.item_bias is not None:
+            counts = np.bincount(data.pairs.items, minlength=self.inputs.n_items)
+            self.item_bias.copy_(torch.from_numpy(np.log1p(counts)).to(self.item_bias.dtype))
+
+    def user_vectors(self, users: Tensor) -> Tensor:
+        """Return the rows of the users' embedding."""
+        return self.users[users]
+
+    def item_vectors(self, items: ItemBatch) -> Tensor:
+        """Return ``e_i`` of (6)."""
+        return self.encode(items).vectors
+
+    def explain(self, items: ItemBatch) -> Explanation:
+        """Return the fusion weights of (5) and the experts' weights of (3) for all modalities of the data."""
+        encoded = self.encode(items)
+        n_all = len(self.inputs.modalities)
+        modality = encoded.weights.new_zeros(len(items), n_all)
+        experts = encoded.weights.new_zeros(len(items), n_all, self.config.experts)
+        single = encoded.weights.shape[1] == 1 and len(self._columns) > 1
+        for place, column in enumerate(self._columns):
+            present = items.present[:, column].to(modality.dtype)
+            chosen = encoded.chosen[min(place, len(encoded.chosen) - 1)]
+            experts[:, column] = chosen * present.unsqueeze(1)
+            modality[:, column] = present if single else encoded.weights[:, place]
+        total = modality.sum(dim=1, keepdim=True).clamp_min(1e-12)
+        return Explanation(modality / total, experts)
+
+    def encode(self, items: ItemBatch) -> Encoded:
+        """Compute (3), (5) and (6) for items."""
+        inputs, present = self._inputs(items)
+        if self.config.router == "joint-concat":
+            return self._encode_concatenated(inputs, present)
+        dense, sparse, routed = self._route(inputs, present)
+        parts = []
+        for place, content in enumerate(inputs):
+            experts = self.experts[min(place, len(self.experts) - 1)]
+            chosen = sparse[min(place, len(sparse) - 1)]
+            z = experts(self.projections[place](content), chosen)
+            parts.append(z * present[:, place : place + 1])
+        weights = self._fuse(parts, present)
+        vectors = torch.stack([weights[:, m : m + 1] * z for m, z in enumerate(parts)]).sum(dim=0)
+        return Encoded(vectors, parts, weights, present, dense, sparse, routed)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms of (11): rank, align, balance, fusion_balance, l2."""
+        encoded = self.encode(batch.items)
+        users = self.users[batch.users]
+        terms = {"rank": self._rank_loss(batch, users, encoded.vectors)}
+        if self.config.align > 0 and len(encoded.parts) > 1:
+            terms["align"] = self.config.align * self._alignment(encoded)
+        if self.config.balance > 0 and self.config.experts > 1:
+            terms["balance"] = self.config.balance * self._expert_balance(encoded)
+        if self.config.fusion_balance > 0 and self.gate is not None:
+            terms["fusion_balance"] = self.config.fusion_balance * self._fusion_balance(encoded)
+        if self.config.l2 > 0:
+            terms["l2"] = self.config.l2 * self._l2(batch, users, encoded.vectors)
+        return terms
+
+    def _inputs(self, items: ItemBatch) -> tuple[list[Tensor], Tensor]:
+        """Content vectors normalised row by row, after centring where asked for; missing ones stay 0."""
+        present = items.present[:, self._columns]
+        inputs = []
+        for place, column in enumerate(self._columns):
+            content = _unit(items.vectors[column])
+            if self.config.centre:
+                content = _unit(content - self.centres[place])
+            content = content * present[:, place : place + 1]
+            inputs.append(functional.dropout(content, self.config.feature_dropout, self.training))
+        return inputs, present
+
+    def _route(
+        self, inputs: Sequence[Tensor], present: Tensor
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Gates of (3), dense and sparse, and which items each router may count."""
+        if self.config.router == "joint":
+            logits = [self.routers[0](torch.cat(list(inputs), dim=1))]
+            routed = [present.any(dim=1)]
+        else:
+            logits = [
+                router(projection(content))
+                for router, projection, content in zip(self.routers, self.projections, inputs, strict=True)
+            ]
+            routed = [present[:, place] for place in range(len(inputs))]
+        dense = [values.softmax(dim=1) for values in logits]
+        sparse = [sparse_softmax(values, self.config.top_k) for values in logits]
+        return dense, sparse, routed
+
+    def _encode_concatenated(self, inputs: Sequence[Tensor], present: Tensor) -> Encoded:
+        content = torch.cat(list(inputs), dim=1)
+        logits = self.routers[0](content)
+        chosen = sparse_softmax(logits, self.config.top_k)
+        any_content = present.any(dim=1)
+        z = self.experts[0](content, chosen) * any_content.unsqueeze(1)
+        weights = any_content.to(z.dtype).unsqueeze(1)
+        return Encoded(
+            z, [z], weights, any_content.unsqueeze(1), [logits.softmax(dim=1)], [chosen], [any_content]
+        )
+
+    def _fuse(self, parts: Sequence[Tensor], present: Tensor) -> Tensor:
+        """Fusion weights (5) over the modalities that an item has."""
+        if self.gate is None:
+            counted = present.to(parts[0].dtype)
+            return counted / counted.sum(dim=1, keepdim=True).clamp_min(1.0)
+        logits = self.gate(torch.cat(list(parts), dim=1)).to(parts[0].dtype)
+        allowed = present
+        if self.config.fusion_top_k is not None and self.config.fusion_top_k < len(parts):
+            shown = logits.masked_fill(~present, float("-inf"))
+            best = shown.topk(self.config.fusion_top_k, dim=1).indices
+            allowed = present & torch.zeros_like(present).scatter(1, best, True)
+        return masked_softmax(logits, allowed)
+
+    def _rank_loss(self, batch: Batch, users: Tensor, vectors: Tensor) -> Tensor:
+        if isinstance(batch, UserBatch):
+            if self.config.loss != "softmax":
+                raise InputError("MAMEX with loss='bpr' is trained on triplets.", "Set sampling='triplets'.")
+            logits = users @ vectors.T
+            if self.item_bias is not None:
+                logits = logits + self.item_bias[batch.items.codes]
+            terms = softmax_cross_entropy(logits.float(), batch.rows, batch.columns)
+            return terms.mean()
+        if self.config.loss != "bpr":
+            raise InputError("MAMEX with loss='softmax' is trained on whole users.", "Set sampling='users'.")
+        positive = (users * vectors[batch.positives]).sum(dim=1, keepdim=True)
+        negative = torch.einsum("bd,bnd->bn", users, vectors[batch.negatives])
+        terms = bpr(positive.float(), negative.float())
+        return terms.sum() if self.config.reduction == "sum" else terms.mean()
+
+    def _alignment(self, encoded: Encoded) -> Tensor:
+        """(8), over the modalities that are present."""
+        counted = encoded.present.any(dim=1).sum().clamp_min(1)
+        total = encoded.vectors.new_zeros(())
+        for place, z in enumerate(encoded.parts):
+            gap = (encoded.vectors - z).square().sum(dim=1)
+            total = total + (gap * encoded.present[:, place]).sum() / counted
+        return total if self.config.reduction == "sum" else total / self.config.dim
+
+    def _expert_balance(self, encoded: Encoded) -> Tensor:
+        """(4): one divergence for each router, over the items whose content it saw."""
+        uniform = encoded.vectors.new_full((self.config.experts,), 1.0 / self.config.experts)
+        total = encoded.vectors.new_zeros(())
+        for gates, seen in zip(encoded.routing, encoded.routed, strict=True):
+            counted = seen.to(gates.dtype).unsqueeze(1)
+            mean = (gates * counted).sum(dim=0) / counted.sum().clamp_min(1.0)
+            if bool(seen.any()):
+                total = total + self._divergence(mean, uniform)
+        return total
+
+    def _fusion_balance(self, encoded: Encoded) -> Tensor:
+        """(7), against the mean of the uniform distributions over what each item has.
+
+        With all modalities present that is the paper's 1/m. Items with a single modality leave the gate no
+        choice and are not counted.
+        """
+        free = encoded.present.sum(dim=1) > 1
+        if not bool(free.any()):
+            return encoded.vectors.new_zeros(())
+        present = encoded.present[free].to(encoded.weights.dtype)
+        target = (present / present.sum(dim=1, keepdim=True)).mean(dim=0)
+        return self._divergence(encoded.weights[free].mean(dim=0), target)
+
+    def _divergence(self, mean: Tensor, target: Tensor) -> Tensor:
+        if self.config.balance_direction == "paper":
+            return kl_divergence(mean, target)
+        return kl_divergence(target, mean)
+
+    def _l2(self, batch: Batch, users: Tensor, vectors: Tensor) -> Tensor:
+        if self.config.l2_on == "parameters":
+            return torch.stack([p.square().sum() for p in self.parameters() if p.requires_grad]).sum()
+        if isinstance(batch, TripletBatch):
+            positive = vectors[batch.positives].square().sum(dim=1)
+            negative = vectors[batch.negatives].square().sum(dim=2).mean(dim=1)
+            return (users.square().sum(dim=1) + positive + negative).mean()
+        return users.square().sum(dim=1).mean() + vectors.square().sum(dim=1).mean()
+
+
+def _chosen_columns(config: MAMEXConfig, inputs: ModelInputs) -> list[int]:
+    names = [modality.name for modality in inputs.modalities]
+    if config.modalities is None:
+        return list(range(len(names)))
+    unknown = [name for name in config.modalities if name not in names]
+    if unknown or not config.modalities:
+        raise InputError(
+            f"MAMEX: there are no features {', '.join(unknown) or '(none named)'}.",
+            f"There are: {', '.join(names)}.",
+        )
+    return [names.index(name) for name in config.modalities]
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return functional.normalize(vectors, dim=1)

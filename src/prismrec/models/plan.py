@@ -1,0 +1,46 @@
+"""How a model asks to be trained. The loop that does it is in `prismrec.training`."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainingPlan(BaseModel):
+    """Settings of the training loop.
+
+    They stand beside the models because a model's preset is both: hyper-parameters, and how it was trained
+    with them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sampling: Literal["triplets", "users"] = Field(
+        "triplets",
+        description="'triplets': positive pairs with drawn negatives. 'users': whole users against all "
+        "training items (exact softmax, no negatives).",
+    )
+    batch_size: int = Field(2048, ge=1, description="Pairs, or users, a step.")
+    epochs: int = Field(200, ge=1, description="At most so many passes over the training part.")
+    negatives: int = Field(1, ge=1, le=4096, description="Negatives of each pair.")
+    negative_items: Literal["warm", "all"] = Field(
+        "warm",
+        description="Where negatives come from. 'all' lets cold items be negatives, as the released code of "
+        "MILK and MAMEX does.",
+    )
+    learning_rate: float = Field(1e-3, gt=0, le=10)
+    weight_decay: float = Field(
+        0.0, ge=0, description="Decoupled decay (AdamW) of all parameters but the embeddings of users."
+    )
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        "constant", description="Course of the learning rate over all epochs."
+    )
+    warmup_steps: int = Field(0, ge=0, description="Steps over which the learning rate rises from 0.")
+    clip_norm: float | None = Field(
+        None, gt=0, description="Largest norm of the gradient; None: no clipping."
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="'bf16': products in bfloat16.")
+    evaluate_every: int = Field(1, ge=1, description="Epochs between two validations.")
+    patience: int = Field(
+        10, ge=0, description="Stop after so many validations in a row without a better one; 0: never."
+    )
+    metric: str = Field("ndcg@10", description="Validation metric that chooses the epoch.")

@@ -1,0 +1,1 @@
+"""Training: negatives, the loop, checkpoints."""

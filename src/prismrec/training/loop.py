@@ -1,0 +1,348 @@
+"""The training loop: explicit, deterministic, resumable.
+
+Whatever is random in an epoch is drawn from generators that are seeded by the run's seed and the epoch's
+number. So a run that was killed and resumed from a checkpoint goes exactly the way of one that was not.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prismrec.base.errors import ConfigError, InputError, MissingExtraError
+from prismrec.base.files import digest
+from prismrec.base.progress import SILENT, Progress, Task
+from prismrec.models.base import Batch, GradientModel, Model, TrainingData, TripletBatch, UserBatch
+from prismrec.models.plan import TrainingPlan
+from prismrec.training.batches import Batches
+from prismrec.training.checkpoint import Checkpoint
+from prismrec.training.history import EpochRecord, FitHistory
+
+Validate = Callable[[Model], dict[str, float]]
+
+# Writing a checkpoint of a large model takes longer than an epoch of a small one.
+_SECONDS_BETWEEN_CHECKPOINTS = 10.0
+
+
+def fit(
+    model: GradientModel,
+    data: TrainingData,
+    plan: TrainingPlan,
+    *,
+    seed: int,
+    validate: Validate | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = _SECONDS_BETWEEN_CHECKPOINTS,
+    log_dir: Path | None = None,
+    device: str = "cpu",
+    progress: Progress = SILENT,
+) -> FitHistory:
+    """Train a model in place.
+
+    Parameters
+    ----------
+    model
+        Untrained; at the end it holds the weights of the best epoch by validation (of the last one without).
+    data
+        The training data.
+    plan
+        How to train.
+    seed
+        Of batches, negatives and dropout.
+    validate
+        Gives validation metrics by name. None: all epochs of the plan are run.
+    checkpoint
+        File to write to and resume from; None: neither.
+    checkpoint_seconds
+        Least time between two checkpoints. Resuming from an older one costs time and changes nothing.
+    log_dir
+        Folder for TensorBoard; None: no log.
+    device
+        "cpu", "cuda", "mps" or "auto" (the best there is).
+    progress
+        Where to report to.
+
+    Returns
+    -------
+    FitHistory
+        Losses and metrics of each epoch.
+
+    Raises
+    ------
+    InputError
+        If training diverges, or the checkpoint belongs to another run.
+    ConfigError
+        If the validation does not give the metric that the plan names.
+    """
+    accelerator = _accelerator(device)
+    with _writer(log_dir) as write:
+        return _Run(model, data, plan, seed, accelerator, progress, write).go(
+            validate, checkpoint, checkpoint_seconds
+        )
+
+
+class _Run:
+    """The state of one call of `fit`."""
+
+    def __init__(
+        self,
+        model: GradientModel,
+        data: TrainingData,
+        plan: TrainingPlan,
+        seed: int,
+        accelerator: Any,
+        progress: Progress,
+        write: Callable[[EpochRecord], None],
+    ) -> None:
+        torch.manual_seed(seed)
+        model.prepare(data)
+        self.plan = plan
+        self.seed = seed
+        self.data = data
+        self.progress = progress
+        self.write = write
+        self.accelerator = accelerator
+        self.device: torch.device = accelerator.device
+        self.optimizer = _optimizer(model.to(self.device), plan)
+        self.model, self.prepared = accelerator.prepare(model, self.optimizer)
+        self.batches = Batches(data, plan, seed, model.wants_catalog)
+        self.history = FitHistory(seconds={"sample": 0.0, "step": 0.0, "validate": 0.0})
+        self.best: dict[str, Tensor] | None = None
+        self.bad = 0
+        self.steps = 0
+
+    def go(self, validate: Validate | None, checkpoint: Path | None, every: float) -> FitHistory:
+        fingerprint = self._fingerprint()
+        if checkpoint is not None:
+            self._resume(Checkpoint.read(checkpoint, fingerprint))
+        written = time.perf_counter()
+        done = len(self.history.epochs)
+        with self.progress.task("train", self.plan.epochs) as task:
+            task.advance(done)
+            while len(self.history.epochs) < self.plan.epochs and not self.history.stopped_early:
+                record = self._epoch(len(self.history.epochs) + 1, validate)
+                self.history.epochs.append(record)
+                self.write(record)
+                self._judge(record, task)
+                if checkpoint is not None and time.perf_counter() - written >= every:
+                    self._checkpoint().write(checkpoint, fingerprint)
+                    written = time.perf_counter()
+        if checkpoint is not None and len(self.history.epochs) > done:
+            self._checkpoint().write(checkpoint, fingerprint)
+        if self.best is not None:
+            self.model.load_state(self.best)
+        else:
+            self.history.best_epoch = len(self.history.epochs)
+        self.model.to("cpu").eval()
+        return self.history
+
+    def _epoch(self, number: int, validate: Validate | None) -> EpochRecord:
+        began = time.perf_counter()
+        torch.manual_seed(_epoch_seed(self.seed, number))
+        self.model.train()
+        sums: dict[str, Tensor] = {}
+        mark = time.perf_counter()
+        for batch in self.batches.epoch(number):
+            moved = _to(batch, self.device)
+            self.history.seconds["sample"] += time.perf_counter() - mark
+            mark = time.perf_counter()
+            for name, value in self._step(moved).items():
+                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
+            self.history.seconds["step"] += time.perf_counter() - mark
+            mark = time.perf_counter()
+        losses = {name: float(total) / len(self.batches) for name, total in sums.items()}
+        if not all(math.isfinite(value) for value in losses.values()):
+            raise InputError(
+                f"Training diverged in epoch {number}: {_shown(losses)}.",
+                "Lower training.learning_rate, or set training.clip_norm.",
+            )
+        metrics: dict[str, float] = {}
+        if validate is not None and (number % self.plan.evaluate_every == 0 or number == self.plan.epochs):
+            mark = time.perf_counter()
+            self.model.eval()
+            with torch.no_grad():
+                metrics = validate(self.model)
+            self.history.seconds["validate"] += time.perf_counter() - mark
+        return EpochRecord(epoch=number, seconds=time.perf_counter() - began, losses=losses, metrics=metrics)
+
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        rate = self.plan.learning_rate * self._rate_factor()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        half = self.plan.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
+            terms = self.model.losses(batch)
+        total = torch.stack([value.float() for value in terms.values()]).sum()
+        self.prepared.zero_grad(set_to_none=True)
+        self.accelerator.backward(total)
+        if self.plan.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.plan.clip_norm)
+        self.prepared.step()
+        self.steps += 1
+        return {name: value.detach().float() for name, value in terms.items()}
+
+    def _rate_factor(self) -> float:
+        """Learning rate of this step relative to the plan's."""
+        if self.steps < self.plan.warmup_steps:
+            return (self.steps + 1) / self.plan.warmup_steps
+        if self.plan.schedule == "constant":
+            return 1.0
+        all_steps = max(1, self.plan.epochs * len(self.batches) - self.plan.warmup_steps)
+        share = min(1.0, (self.steps - self.plan.warmup_steps) / all_steps)
+        if self.plan.schedule == "linear":
+            return 1.0 - share
+        return 0.5 * (1.0 + math.cos(math.pi * share))
+
+    def _judge(self, record: EpochRecord, task: Task) -> None:
+        """Keep the best weights by validation, count how long none were better."""
+        losses = _shown(record.losses)
+        if not record.metrics:
+            task.advance(1, losses)
+            return
+        if self.plan.metric not in record.metrics:
+            raise ConfigError(
+                f"training.metric is {self.plan.metric!r}, which the validation does not give.",
+                f"It gives: {', '.join(record.metrics)}.",
+            )
+        value = record.metrics[self.plan.metric]
+        if self.history.best_metric is None or value > self.history.best_metric:
+            self.history.best_metric, self.history.best_epoch, self.bad = value, record.epoch, 0
+            self.best = {name: tensor.clone() for name, tensor in self.model.state().items()}
+        else:
+            self.bad += 1
+            self.history.stopped_early = 0 < self.plan.patience <= self.bad
+        task.advance(
+            1, f"{losses} | valid {self.plan.metric} {value:.4f}, best {self.history.best_metric:.4f}"
+        )
+
+    def _fingerprint(self) -> str:
+        settings = {
+            "model": self.model.config.name,
+            "config": self.model.config.model_dump(mode="json"),
+            "plan": self.plan.model_dump(mode="json"),
+            "seed": self.seed,
+            "features": self.data.features.content_hash,
+        }
+        pairs = self.data.pairs
+        return digest(
+            json.dumps(settings, sort_keys=True).encode(), pairs.users.tobytes(), pairs.items.tobytes()
+        )
+
+    def _checkpoint(self) -> Checkpoint:
+        tensors = {f"model.{name}": t for name, t in self.model.state().items()}
+        tensors |= {f"best.{name}": t for name, t in (self.best or {}).items()}
+        names = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        for name in names:
+            for moment, value in self.optimizer.state[self.model.get_parameter(name)].items():
+                tensors[f"optimizer.{name}/{moment}"] = torch.as_tensor(value)
+        numbers = {"history": self.history.model_dump(), "bad": self.bad, "steps": self.steps}
+        return Checkpoint(tensors, numbers)
+
+    def _resume(self, found: Checkpoint | None) -> None:
+        if found is None:
+            return
+        self.model.load_state(found.group("model"))
+        self.model.to(self.device)
+        self.best = found.group("best") or None
+        for key, value in found.group("optimizer").items():
+            name, moment = key.rsplit("/", 1)
+            self.optimizer.state[self.model.get_parameter(name)][moment] = (
+                value if moment == "step" else value.to(self.device)
+            )
+        self.history = FitHistory.model_validate(found.numbers["history"])
+        self.bad, self.steps = int(found.numbers["bad"]), int(found.numbers["steps"])
+        self.progress.say(f"resuming after epoch {len(self.history.epochs)}")
+
+
+def _optimizer(model: GradientModel, plan: TrainingPlan) -> torch.optim.Optimizer:
+    decayed: list[Tensor] = []
+    free: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (free if name in model.undecayed else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=plan.learning_rate)
+
+
+def _accelerator(device: str) -> Any:
+    """One process on one device; Accelerate keeps its choice for the process, so another one resets it."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    wanted = _device_type(device)
+    if PartialState().device.type != wanted:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=wanted == "cpu")
+    if accelerator.num_processes > 1:
+        raise InputError("Training over several processes is not supported yet.", "Start one process.")
+    return accelerator
+
+
+def _device_type(device: str) -> str:
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    known = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not known.get(device, False):
+        have = ", ".join(name for name, there in known.items() if there)
+        raise ConfigError(f"There is no device {device!r} here.", f"There is: {have}; or 'auto'.")
+    return device
+
+
+@dataclass
+class _writer:  # noqa: N801
+    """TensorBoard's writer as a context manager that gives a function; without a folder it does nothing."""
+
+    folder: Path | None
+
+    def __enter__(self) -> Callable[[EpochRecord], None]:
+        if self.folder is None:
+            return lambda record: None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingExtraError("tensorboard", "tensorboard", "Logging for TensorBoard") from error
+        self.summary: Any = SummaryWriter(str(self.folder))
+        return self._record
+
+    def _record(self, record: EpochRecord) -> None:
+        for name, value in record.losses.items():
+            self.summary.add_scalar(f"loss/{name}", value, record.epoch)
+        for name, value in record.metrics.items():
+            self.summary.add_scalar(f"valid/{name}", value, record.epoch)
+
+    def __exit__(self, *error: object) -> None:
+        if self.folder is not None:
+            self.summary.close()
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    if device.type == "cpu":
+        return batch
+    items, users = batch.items.to(device), batch.users.to(device)
+    if isinstance(batch, UserBatch):
+        return UserBatch(users, items, batch.rows.to(device), batch.columns.to(device))
+    assert isinstance(batch, TripletBatch)
+    return replace(
+        batch,
+        users=users,
+        items=items,
+        positives=batch.positives.to(device),
+        negatives=batch.negatives.to(device),
+    )
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return int(digest(f"{seed}/{epoch}".encode())[:15], 16)
+
+
+def _shown(losses: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in losses.items())

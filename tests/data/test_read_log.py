@@ -1,0 +1,145 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from prismrec.base.errors import InputError
+from prismrec.data.columns import ColumnMapping
+from prismrec.data.read_log import LoadedLog, load_log
+from prismrec.data.readers import open_table
+from prismrec.data.report import Refusals
+
+Refused = list[tuple[object, ...]]
+
+
+def load(
+    tmp_path: Path, frame: pl.DataFrame | str, known: Sequence[str] = ("a", "b"), **given: str
+) -> tuple[LoadedLog, Refused]:
+    if isinstance(frame, str):
+        path = tmp_path / "log.csv"
+        path.write_text(frame)
+    else:
+        path = tmp_path / "log.parquet"
+        frame.write_parquet(path)
+    refusals = Refusals()
+    loaded = load_log(open_table(path), ColumnMapping(**given), pl.Series(known), refusals)
+    listed = refusals.frame()
+    assert set(listed["source"]) <= {str(path)}
+    return loaded, listed.select("row", "user_id", "item_id", "field", "reason", "value").rows()
+
+
+def test_types_and_order_of_rows(tmp_path: Path) -> None:
+    loaded, refused = load(tmp_path, "userId,movieId,stars,ts,note\n02,b,4,2020-01-01,x\n01,a,3.5,86400,y\n")
+    assert loaded.interactions.frame.equals(
+        pl.DataFrame(
+            {
+                "user_id": ["02", "01"],
+                "item_id": ["b", "a"],
+                "rating": [4.0, 3.5],
+                "timestamp": [1577836800.0, 86400.0],
+            }
+        )
+    )
+    assert (refused, loaded.left_out, loaded.rows_read) == ([], ["note"], 2)
+
+
+def test_each_row_is_refused_for_its_first_reason(tmp_path: Path) -> None:
+    text = """user_id,item_id,rating,weight,timestamp,position
+u,a,1,1,1,1
+,a,1,1,1,1
+ ,a,1,1,1,1
+u,,1,1,1,1
+u,a,nan,1,1,1
+u,a,five,x,1,1
+u,a,1,inf,1,1
+u,a,1,1,soon,1
+u,a,1,1,,1
+u,a,1,1,1,first
+u,z,1,1,1,1
+u,b,1,1,1,1
+"""
+    loaded, refused = load(tmp_path, text)
+    assert loaded.interactions.frame.select("user_id", "item_id").rows() == [("u", "a"), ("u", "b")]
+    assert sorted(refused, key=lambda row: int(str(row[0]))) == [
+        (1, None, "a", "user_id", "missing", ""),
+        (2, None, "a", "user_id", "missing", " "),
+        (3, "u", None, "item_id", "missing", ""),
+        (4, "u", "a", "rating", "not a finite number", "nan"),
+        (5, "u", "a", "rating", "not a number", "five"),
+        (6, "u", "a", "weight", "not a finite number", "inf"),
+        (7, "u", "a", "timestamp", "neither a number nor an ISO 8601 time", "soon"),
+        (8, "u", "a", "timestamp", "missing", ""),
+        (9, "u", "a", "position", "not a number", "first"),
+        (10, "u", "z", "item_id", "unknown item", None),
+    ]
+    assert (loaded.unknown, loaded.unknown_items) == (1, 1)
+
+
+def test_duplicates_keep_the_first(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {
+            "user_id": [1, 1, 1, 1, 2],
+            "item_id": ["a", "a", "a", "a", "a"],
+            "rating": [5.0, 5.0, 4.0, 5.0, 5.0],
+            "timestamp": [7, 7, 7, 8, 7],
+        }
+    )
+    loaded, refused = load(tmp_path, frame)
+    assert loaded.interactions.frame.rows() == [("1", "a", 5, 7), ("1", "a", 5, 8), ("2", "a", 5, 7)]
+    assert refused == [
+        (1, "1", "a", "item_id", "duplicate", None),
+        (2, "1", "a", "item_id", "duplicate, with other values", None),
+    ]
+    assert loaded.duplicates == 2
+
+
+def test_without_time_user_and_item_make_a_duplicate(tmp_path: Path) -> None:
+    loaded, refused = load(tmp_path, "user,item\nu,a\nu,b\nu,a\n")
+    assert loaded.interactions.frame.rows() == [("u", "a"), ("u", "b")]
+    assert refused == [(2, "u", "a", "item_id", "duplicate", None)]
+    loaded, refused = load(tmp_path, "user,item,position\nu,a,0\nu,b,1\nu,a,2\n")
+    assert (len(loaded.interactions), refused) == (3, [])
+
+
+def test_unknown_item_that_differs_in_spaces_is_told_apart(tmp_path: Path) -> None:
+    _, refused = load(tmp_path, "user,item\nu,a\nu, b\nu,c\n")
+    assert [(row[0], row[4]) for row in refused] == [
+        (1, "unknown item; the catalogue has it with other surrounding spaces"),
+        (2, "unknown item"),
+    ]
+
+
+def test_rows_are_those_of_the_part(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    frame = pl.DataFrame({"user": ["u", "v", None], "item": ["a", "?", "a"]})
+    frame[:1].write_parquet(folder / "0.parquet")
+    frame[1:].write_parquet(folder / "1.parquet")
+    refusals = Refusals()
+    load_log(open_table(folder), ColumnMapping(), pl.Series(["a"]), refusals)
+    assert sorted(refusals.frame().select("source", "row", "reason").rows()) == [
+        (str(folder / "1.parquet"), 0, "unknown item"),
+        (str(folder / "1.parquet"), 1, "missing"),
+    ]
+
+
+def test_ids_of_another_kind_altogether(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none of its items is in the catalogue, e\.g\. '1'") as caught:
+        load(tmp_path, "user,item\nu,1\n")
+    assert "'a'" in str(caught.value)
+
+
+def test_nothing_left(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none of its 2 rows can be used \(2 x rating: not a number\)"):
+        load(tmp_path, "user,item,rating\nu,a,x\nu,b,y\n")
+    with pytest.raises(InputError, match="a header and no rows"):
+        load(tmp_path, "user,item\n")
+
+
+def test_a_column_of_a_type_that_cannot_be_read(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"user": ["u"], "item": ["a"], "stars": [["5"]]})
+    with pytest.raises(InputError, match=r"the column 'stars' is List\(String\) and holds no numbers"):
+        load(tmp_path, frame, rating="stars")
+    with pytest.raises(InputError, match=r"the column 'user' is Boolean and can hold no ids"):
+        load(tmp_path, frame.with_columns(user=True))
