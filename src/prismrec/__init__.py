@@ -1,1 +1,71 @@
-"""prismrec: recommendations for items that nobody has clicked yet."""
+"""prismrec: recommendations for items that nobody has clicked yet.
+
+What a person types in Python stands here: data in, split, train, evaluate, recommend. Names are imported
+when they are first used, so that the package itself is there at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prismrec.base.errors import PrismError as PrismError
+    from prismrec.base.errors import SealedError as SealedError
+    from prismrec.data.catalog import Catalog as Catalog
+    from prismrec.data.dataset import Dataset as Dataset
+    from prismrec.data.interactions import Interactions as Interactions
+    from prismrec.data.sources.generated import generate as generate
+    from prismrec.data.splits import GlobalTime as GlobalTime
+    from prismrec.data.splits import ItemColdStart as ItemColdStart
+    from prismrec.data.splits import LeaveLast as LeaveLast
+    from prismrec.data.splits import RandomHoldout as RandomHoldout
+    from prismrec.data.splits import TrainOnAll as TrainOnAll
+    from prismrec.features.store import FeatureStore as FeatureStore
+    from prismrec.models.content_profile import ContentProfileConfig as ContentProfileConfig
+    from prismrec.models.kernel_ridge import KernelRidgeConfig as KernelRidgeConfig
+    from prismrec.models.linear_map import LinearMapConfig as LinearMapConfig
+    from prismrec.models.mamex import MAMEXConfig as MAMEXConfig
+    from prismrec.models.plan import TrainingPlan as TrainingPlan
+    from prismrec.models.popularity import PopularityConfig as PopularityConfig
+    from prismrec.models.random_items import RandomConfig as RandomConfig
+    from prismrec.recommender.evaluate import evaluate as evaluate
+    from prismrec.recommender.recommender import Recommender as Recommender
+    from prismrec.recommender.train import train as train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "PrismError": "base.errors",
+    "SealedError": "base.errors",
+    "Catalog": "data.catalog",
+    "Dataset": "data.dataset",
+    "Interactions": "data.interactions",
+    "generate": "data.sources.generated",
+    "GlobalTime": "data.splits",
+    "ItemColdStart": "data.splits",
+    "LeaveLast": "data.splits",
+    "RandomHoldout": "data.splits",
+    "TrainOnAll": "data.splits",
+    "FeatureStore": "features.store",
+    "ContentProfileConfig": "models.content_profile",
+    "KernelRidgeConfig": "models.kernel_ridge",
+    "LinearMapConfig": "models.linear_map",
+    "MAMEXConfig": "models.mamex",
+    "TrainingPlan": "models.plan",
+    "PopularityConfig": "models.popularity",
+    "RandomConfig": "models.random_items",
+    "evaluate": "recommender.evaluate",
+    "Recommender": "recommender.recommender",
+    "train": "recommender.train",
+}
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'prismrec' has no attribute {name!r}")
+    return getattr(import_module(f"prismrec.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

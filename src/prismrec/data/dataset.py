@@ -14,7 +14,7 @@ from prismrec.base.errors import DamagedError, InputError
 from prismrec.base.files import PARTIAL, atomic_path, digest, digest_file, read_json, write_json
 from prismrec.data.catalog import MEDIA_KINDS, Catalog
 from prismrec.data.interactions import Interactions, Pairs
-from prismrec.data.media import PackedMedia, pack
+from prismrec.data.media import Media, PackedMedia, pack
 from prismrec.data.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -216,14 +216,16 @@ class Dataset:
             raise InputError(f"{path}: written by a newer prismrec.", "Install the newer version.")
         for name, expected in manifest["files"].items():
             _check_file(path / name, expected)
-        media = {
-            kind: PackedMedia(path / "media" / f"{kind}.parquet")
-            for kind in MEDIA_KINDS
-            if manifest["media"].get(kind)
-        }
-        catalog = Catalog(pl.read_parquet(path / "items.parquet"), tuple(manifest["text_columns"]), media)
+        items = pl.read_parquet(path / "items.parquet")
+        catalog = Catalog(items, tuple(manifest["text_columns"]), Dataset.open_media(path))
         interactions = Interactions(pl.read_parquet(path / "interactions.parquet"))
         return Dataset(interactions, catalog, manifest["min_rating"], path, manifest["notes"])
+
+    @staticmethod
+    def open_media(path: Path) -> dict[str, Media]:
+        """Open the packed pictures and sounds of a data set folder, by kind."""
+        packed = {kind: path / "media" / f"{kind}.parquet" for kind in MEDIA_KINDS}
+        return {kind: PackedMedia(file) for kind, file in packed.items() if file.exists()}
 
 
 # What a killed write may have left in a folder without a manifest.

@@ -23,6 +23,7 @@ Starts = npt.NDArray[np.int64]
 # 16 million scores: 64 MiB, large enough for an efficient product, small enough for any machine.
 _TILE_SCORES = 1 << 24
 _MAX_TILE_USERS = 1024
+_DIVERGED = "Training has diverged: lower the learning rate or clip gradients."
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,15 @@ class Ranks:
     ranks
         1 is the top; ascending within each user.
     positives
-        Number of positives of each user, those that are no candidates included; shape ``(users,)``.
+        Number of each user's positives among the candidates, masked ones included; shape ``(users,)``.
+    items
+        The candidate's position of each rank, shape ``(len(ranks),)``.
     """
 
     starts: Starts
     ranks: npt.NDArray[np.int64]
     positives: npt.NDArray[np.int64]
+    items: Codes
 
 
 def tie_order(ids: list[str]) -> Codes:
@@ -118,16 +122,16 @@ def rank_positives(
     Raises
     ------
     InputError
-        If a vector is not finite.
+        If a vector is not finite, or so large that scores may overflow.
     """
     ranks = np.empty(len(positives.items), dtype=np.int64)
+    ranked = np.empty(len(positives.items), dtype=np.int32)
     with progress.task("rank", len(users)) as task:
         for first, scores in _tiles(users, items, masked):
-            _count_above(
-                scores, ties, positives.starts[first : first + len(scores) + 1], positives.items, ranks
-            )
+            starts = positives.starts[first : first + len(scores) + 1]
+            _count_above(scores, ties, starts, positives.items, ranks, ranked)
             task.advance(len(scores))
-    return Ranks(positives.starts, ranks, positives.sizes)
+    return Ranks(positives.starts, ranks, positives.sizes, ranked)
 
 
 def top_k(
@@ -158,7 +162,8 @@ def top_k(
     Raises
     ------
     InputError
-        If k is not between 1 and the number of candidates, or a vector is not finite.
+        If k is not between 1 and the number of candidates, or a vector is not finite or so large that scores
+        may overflow.
     """
     require_k(k, len(items))
     found = np.full((len(users), k), -1, dtype=np.int32)
@@ -191,17 +196,56 @@ def _tiles(users: Floats, items: Floats, masked: Rows | None) -> Iterator[tuple[
         if not np.isfinite(vectors).all():
             raise InputError(
                 f"A {name} vector holds NaN or infinite numbers.",
-                "Training has diverged: lower the learning rate or clip gradients.",
+                _DIVERGED,
             )
+    # An overflowing score would be infinite or NaN, and could not be told from a masked one.
+    largest = float(np.abs(users).max(initial=0.0)) * float(np.abs(items).max(initial=0.0)) * items.shape[1]
+    if largest > float(np.finfo(np.float32).max):
+        raise InputError("User and item vectors are so large that their scores overflow.", _DIVERGED)
     height = max(1, min(_MAX_TILE_USERS, _TILE_SCORES // max(1, len(items)), len(users)))
     transposed = np.ascontiguousarray(items.T)
     buffer = np.empty((height, len(items)), dtype=np.float32)
+    twins, originals = _twins(items)
     for first in range(0, len(users), height):
         block = users[first : first + height]
         scores = np.matmul(block, transposed, out=buffer[: len(block)])
+        if len(twins):
+            _copy_columns(scores, originals, twins)
         if masked is not None:
             _mask(scores, masked.starts[first : first + len(block) + 1], masked.items)
         yield first, scores
+
+
+def _twins(items: Floats) -> tuple[Codes, Codes]:
+    """Items whose vector stands earlier as well, and where it stood first.
+
+    Their scores are copied: a matrix product sums in another order at the edges of its blocks, so that equal
+    vectors would get scores that differ in the last digit, and the order of ids would not decide.
+    """
+    words = (np.ascontiguousarray(items, dtype=np.float32) + np.float32(0.0)).view(np.uint32)  # -0.0 is 0.0
+    _, first, group = np.unique(_hash_rows(words), return_index=True, return_inverse=True)
+    original = first[group]
+    twins = np.flatnonzero(original != np.arange(len(items)))
+    twins = twins[(items[twins] == items[original[twins]]).all(axis=1)]
+    return twins.astype(np.int32), original[twins].astype(np.int32)
+
+
+@numba.njit(cache=True, parallel=True, nogil=True)  # type: ignore[untyped-decorator]
+def _hash_rows(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
+    keys = np.empty(len(words), dtype=np.uint64)
+    for row in numba.prange(len(words)):
+        key = np.uint64(14695981039346656037)
+        for word in words[row]:
+            key = (key ^ np.uint64(word)) * np.uint64(1099511628211)
+        keys[row] = key
+    return keys
+
+
+@numba.njit(cache=True, parallel=True, nogil=True)  # type: ignore[untyped-decorator]
+def _copy_columns(scores: Floats, sources: Codes, targets: Codes) -> None:
+    for row in numba.prange(len(scores)):
+        for place in range(len(targets)):
+            scores[row, targets[place]] = scores[row, sources[place]]
 
 
 @numba.njit(cache=True, parallel=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -213,7 +257,7 @@ def _mask(scores: Floats, starts: Starts, items: Codes) -> None:
 
 @numba.njit(cache=True, parallel=True, nogil=True)  # type: ignore[untyped-decorator]
 def _count_above(
-    scores: Floats, ties: Codes, starts: Starts, items: Codes, ranks: npt.NDArray[np.int64]
+    scores: Floats, ties: Codes, starts: Starts, items: Codes, ranks: npt.NDArray[np.int64], ranked: Codes
 ) -> None:
     n_candidates = scores.shape[1]
     for row in numba.prange(len(scores)):
@@ -256,6 +300,7 @@ def _count_above(
             total += above[i]
             masked = row_scores[wanted[i]] == -np.inf
             ranks[begin + i] = n_candidates + 1 if masked else total + 1
+            ranked[begin + i] = wanted[i]
 
 
 @numba.njit(cache=True, parallel=True, nogil=True)  # type: ignore[untyped-decorator]

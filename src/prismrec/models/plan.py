@@ -44,3 +44,8 @@ class TrainingPlan(BaseModel):
         10, ge=0, description="Stop after so many validations in a row without a better one; 0: never."
     )
     metric: str = Field("ndcg@10", description="Validation metric that chooses the epoch.")
+    candidates: Literal["auto", "strict", "as_released", "all_items", "warm"] = Field(
+        "auto",
+        description="Items that are ranked in validation. 'auto': what fits the split (strict for cold items, "
+        "all_items for a date, warm for the others).",
+    )

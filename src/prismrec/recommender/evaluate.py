@@ -1,0 +1,320 @@
+"""`evaluate`: the one way to the sealed test part."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from prismrec.base.errors import InputError
+from prismrec.base.progress import SILENT, Progress
+from prismrec.data.interactions import Pairs
+from prismrec.data.splits import Candidates, GlobalTime, ItemColdStart, Part, Split, TrainOnAll
+from prismrec.evaluation.beyond import Content, beyond_accuracy
+from prismrec.evaluation.metrics import Metric, UserMetrics, expected_random, metric_name, per_user
+from prismrec.evaluation.ranking import Ranks, Rows, rank_positives, require_k, tie_order, top_k
+from prismrec.evaluation.result import Beyond, EvaluationResult, PartResult, SliceRow
+from prismrec.evaluation.significance import mean_intervals
+from prismrec.evaluation.slices import (
+    by_degree,
+    by_modalities,
+    by_popularity,
+    by_temperature,
+    slice_items,
+    slice_users,
+)
+from prismrec.recommender.recommender import Recommender
+
+Floats = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int32]
+
+
+def default_candidates(split: Split) -> Candidates:
+    """Return the candidates that fit a split: its own cold items, everything, or what training knows."""
+    if isinstance(split.plan, ItemColdStart):
+        return Candidates.STRICT
+    return Candidates.ALL_ITEMS if isinstance(split.plan, GlobalTime) else Candidates.WARM
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What is ranked for whom in one part.
+
+    Parameters
+    ----------
+    users
+        Codes of the users with a positive, ascending.
+    candidates
+        Codes of the items that are ranked, ascending.
+    ties
+        Order of the candidates' ids.
+    positives
+        Each user's positives as positions among the candidates.
+    masked
+        Each user's training items likewise; None where no candidate can be one.
+    """
+
+    users: Codes
+    candidates: Codes
+    ties: Codes
+    positives: Rows
+    masked: Rows | None
+
+    @staticmethod
+    def of(split: Split, pairs: Pairs, mode: Candidates, part: Part) -> "Ranking":
+        """Lay out the ranking of a part's pairs.
+
+        Raises
+        ------
+        InputError
+            If there is no candidate, or no user has a positive among them.
+        """
+        candidates = split.candidates(mode, part)
+        place = np.full(len(split.items), -1, dtype=np.int64)
+        place[candidates] = np.arange(len(candidates))
+        kept = pairs.take(place[pairs.items] >= 0)
+        if len(kept) == 0:
+            raise InputError(
+                f"No user has a positive in the part '{part}' among the candidates '{mode}'.",
+                "Choose other candidates, or a split with larger shares.",
+            )
+        users = np.unique(kept.users)
+        row = np.full(len(split.users), -1, dtype=np.int64)
+        row[users] = np.arange(len(users))
+        masked = None
+        if mode in (Candidates.ALL_ITEMS, Candidates.WARM):
+            train = split.train.take(row[split.train.users] >= 0)
+            masked = Rows.of(row[train.users], place[train.items], len(users))
+        return Ranking(
+            users,
+            candidates,
+            tie_order(split.items.names(candidates)),
+            Rows.of(row[kept.users], place[kept.items], len(users)),
+            masked,
+        )
+
+    def ranks(self, users: Floats, items: Floats, progress: Progress = SILENT) -> Ranks:
+        """Rank the positives.
+
+        Parameters
+        ----------
+        users
+            Vectors of all users of the vocabulary.
+        items
+            Vectors of the candidates.
+        progress
+            Where to report to.
+        """
+        return rank_positives(
+            users[self.users], items, self.ties, self.positives, self.masked, progress=progress
+        )
+
+    def metrics(self, users: Floats, items: Floats, ks: Sequence[int]) -> UserMetrics:
+        """Return metrics of each counted user."""
+        return per_user(self.ranks(users, items), ks)
+
+
+def evaluate(
+    recommender: Recommender,
+    split: Split | None = None,
+    *,
+    part: str = "test",
+    candidates: Sequence[str] | None = None,
+    ks: Sequence[int] = (10, 20),
+    progress: Progress = SILENT,
+) -> EvaluationResult:
+    """Measure a recommender on a held-out part.
+
+    Parameters
+    ----------
+    recommender
+        What to measure.
+    split
+        The split that it was trained on; None: the one it carries.
+    part
+        "valid", or "test", which opens the sealed part and writes that down.
+    candidates
+        Candidate modes; None: the one that fits the split.
+    ks
+        Lengths of the lists.
+    progress
+        Where to report to.
+
+    Returns
+    -------
+    EvaluationResult
+        One `PartResult` for each mode.
+
+    Raises
+    ------
+    InputError
+        If the split is another one than the recommender was trained on, was trained on all, or K is larger
+        than the number of candidates.
+    """
+    split = split or recommender.split
+    _require_same(recommender, split)
+    wanted = _part(part)
+    modes = [_mode(m) for m in candidates] if candidates else [default_candidates(split)]
+    for mode in modes:
+        for k in ks:
+            require_k(k, len(split.candidates(mode, wanted)))
+    before = None
+    if wanted is Part.TEST:
+        note = {
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "run": recommender.path.name if recommender.path else "in memory",
+            "model": recommender.manifest.model,
+            "seed": recommender.manifest.seed,
+            "candidates": [str(mode) for mode in modes],
+            "ks": list(ks),
+        }
+        pairs, before = split.open_test(note)
+        recommender.manifest.test_openings.append({**note, "openings_before": before})
+    else:
+        pairs = split.valid
+    parts = [
+        _evaluate_part(recommender, split, pairs, mode, wanted, sorted(set(ks)), progress) for mode in modes
+    ]
+    manifest = recommender.manifest
+    return EvaluationResult(
+        run=recommender.path.name if recommender.path else "in memory",
+        model=manifest.model if manifest.preset is None else f"{manifest.model} ({manifest.preset})",
+        config=manifest.config,
+        dataset=manifest.dataset,
+        split=manifest.split,
+        parts=parts,
+        notes=_notes(recommender, split),
+        test_openings_before=before,
+    )
+
+
+def _evaluate_part(
+    recommender: Recommender,
+    split: Split,
+    pairs: Pairs,
+    mode: Candidates,
+    part: Part,
+    ks: list[int],
+    progress: Progress,
+) -> PartResult:
+    began = time.perf_counter()
+    ranking = Ranking.of(split, pairs, mode, part)
+    users = recommender.all_user_vectors()
+    items = recommender.items.vectors[ranking.candidates]
+    ranks = ranking.ranks(users, items, progress)
+    measured = per_user(ranks, ks)
+    names = [metric_name(metric, k) for metric in Metric for k in ks]
+    intervals = mean_intervals(np.stack([measured[name][measured.counted] for name in names]))
+    degrees = np.bincount(split.train.users, minlength=len(split.users))[ranking.users]
+    return PartResult(
+        part=part,
+        candidates=mode,
+        n_candidates=len(ranking.candidates),
+        users_counted=measured.n_counted,
+        users_without_history=int((degrees == 0).sum()),
+        n_positives=int(ranks.positives.sum()),
+        metrics=dict(zip(names, intervals, strict=True)),
+        random_floor=_floor(ranking, ks),
+        slices=_slices(recommender, split, ranking, ranks, measured, degrees, ks),
+        beyond=_beyond(recommender, split, ranking, users, items, _content(recommender, ranking), ks[0]),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _floor(ranking: Ranking, ks: list[int]) -> dict[str, float]:
+    open_to = len(ranking.candidates) - (0 if ranking.masked is None else ranking.masked.sizes)
+    return {
+        metric_name(metric, k): float(np.mean(expected_random(metric, k, ranking.positives.sizes, open_to)))
+        for metric in Metric
+        for k in ks
+    }
+
+
+def _slices(
+    recommender: Recommender,
+    split: Split,
+    ranking: Ranking,
+    ranks: Ranks,
+    measured: UserMetrics,
+    degrees: npt.NDArray[np.int64],
+    ks: list[int],
+) -> list[SliceRow]:
+    names = [metric_name(metric, ks[0]) for metric in (Metric.NDCG, Metric.RECALL)]
+    counts = np.bincount(split.train.items, minlength=len(split.items))
+    present = recommender.items.present[ranking.candidates]
+    groupings = [by_popularity(counts, ranking.candidates)] if ranking.masked is not None else []
+    if ranking.masked is not None:
+        groupings.append(by_temperature(split.warm_items[ranking.candidates]))
+    if present.shape[1]:
+        contents = {name: present[:, m] for m, name in enumerate(recommender.modalities)}
+        groupings.append(by_modalities(contents))
+    rows = slice_users(measured, ranks.positives, by_degree(degrees), names)
+    for grouping in groupings:
+        rows += slice_items(ranks, grouping, names)
+    return rows
+
+
+def _beyond(
+    recommender: Recommender,
+    split: Split,
+    ranking: Ranking,
+    users: Floats,
+    items: Floats,
+    content: Content | None,
+    k: int,
+) -> Beyond:
+    lists, _ = top_k(users[ranking.users], items, ranking.ties, k, ranking.masked)
+    counts = np.bincount(split.train.items, minlength=len(split.items))
+    return beyond_accuracy(lists, ranking.candidates, counts, content)
+
+
+def _content(recommender: Recommender, ranking: Ranking) -> Content | None:
+    """Return unit content vectors of the candidates, where the data set's features are at hand."""
+    features = recommender.training_features()
+    if features is None:
+        return None
+    vectors, present = features.gather(ranking.candidates)
+    return {
+        name: (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12), present[:, m])
+        for m, (name, v) in enumerate(zip(features.names, vectors, strict=True))
+    }
+
+
+def _require_same(recommender: Recommender, split: Split) -> None:
+    if isinstance(split.plan, TrainOnAll):
+        raise InputError("This run was trained on all interactions: nothing was held out to evaluate on.")
+    if split.hash != recommender.manifest.split_hash:
+        raise InputError(
+            "This is another split than the recommender was trained on: its training part may hold what "
+            "is tested here.",
+            "Evaluate on the split that it was trained on (leave out the argument).",
+        )
+
+
+def _part(name: str) -> Part:
+    try:
+        return Part(name)
+    except ValueError:
+        raise InputError(f"There is no part {name!r} to evaluate.", f"Parts: {', '.join(Part)}.") from None
+
+
+def _mode(name: str) -> Candidates:
+    try:
+        return Candidates(name)
+    except ValueError:
+        raise InputError(
+            f"There are no candidates {name!r}.", f"Candidates: {', '.join(Candidates)}."
+        ) from None
+
+
+def _notes(recommender: Recommender, split: Split) -> list[str]:
+    notes = []
+    usable = recommender.can_recommend()[: len(split.items)]
+    empty = int((~usable).sum())
+    if empty and recommender.model.config.uses_content:
+        notes.append(f"{empty:,} items have no content and the score 0 for everybody.")
+    if not recommender.model.config.recommends_cold_items:
+        notes.append("This model knows items by their interactions only: cold items all have the score 0.")
+    return notes

@@ -1,0 +1,188 @@
+"""A run's folder: what `save` writes and `load` checks.
+
+``run.json`` (the manifest, written last, with a digest of every file), ``model.safetensors`` (weights),
+``vectors.safetensors`` (users' and items' vectors), ``split/``, ``catalog/``, ``encoders/``, and ``added/``
+for items that came later. There is no code and no pickle in it.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save_file as save_tensors
+
+from prismrec.base.errors import DamagedError, InputError, StorageError
+from prismrec.base.files import atomic_path, digest_file, read_json, write_json
+from prismrec.data.catalog import Catalog
+from prismrec.data.dataset import MANIFEST as DATASET_MANIFEST
+from prismrec.data.dataset import Dataset
+from prismrec.data.splits import Split
+from prismrec.models.base import Modality, ModelInputs
+from prismrec.models.catalogue import config_of
+from prismrec.recommender.additions import load_additions
+from prismrec.recommender.manifest import FORMAT, FORMAT_VERSION, RunManifest
+from prismrec.recommender.recommender import Recommender
+from prismrec.recommender.vectors import ItemVectors
+
+MANIFEST = "run.json"
+_WHAT = "a run (as `prismrec train` writes it)"
+
+
+def save(recommender: Recommender, folder: Path) -> None:
+    """Write a recommender into a folder; the manifest comes last, so that a killed save is no run.
+
+    Raises
+    ------
+    InputError
+        If the folder holds something else.
+    StorageError
+        If the disk refuses.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file, not a folder for a run.")
+    (folder / MANIFEST).unlink(missing_ok=True)
+    recommender.split.write(folder / "split")
+    _write_catalog(recommender, folder / "catalog")
+    with atomic_path(folder / "model.safetensors") as temporary:
+        save_tensors(recommender.model.state(), temporary)
+    _write_vectors(recommender, folder / "vectors.safetensors")
+    encoders = _copy_encoders(recommender, folder / "encoders")
+    names = ["model.safetensors", "vectors.safetensors"]
+    names += [f"split/{n}.parquet" for n in ("split", "users", "items")]
+    names += ["catalog/items.parquet", "catalog/catalog.json"]
+    recommender.manifest.checksums = {name: digest_file(folder / name) for name in names}
+    recommender.path, recommender.encoders = folder, encoders
+    write_manifest(recommender)
+
+
+def write_manifest(recommender: Recommender) -> None:
+    """Write the manifest of a recommender that has a folder."""
+    assert recommender.path is not None
+    write_json(recommender.path / MANIFEST, recommender.manifest.model_dump(mode="json"))
+
+
+def load(folder: Path) -> Recommender:
+    """Read a run's folder, with the items that were added to it.
+
+    Raises
+    ------
+    InputError
+        If the folder is not a run, or was written by a newer version.
+    DamagedError
+        If a file is missing, altered, or does not fit the others.
+    """
+    manifest = read_manifest(folder)
+    for name, expected in manifest.checksums.items():
+        try:
+            found = digest_file(folder / name)
+        except FileNotFoundError:
+            raise DamagedError(
+                f"{folder / name}: the file is missing from the run.", "Train again."
+            ) from None
+        if found != expected:
+            raise DamagedError(f"{folder / name}: the file was altered after it was written.", "Train again.")
+    split = Split.read(folder / "split")
+    catalog, digests = _read_catalog(folder / "catalog", manifest)
+    inputs = ModelInputs(
+        len(split.users),
+        len(split.items),
+        tuple(Modality(note.name, note.dim) for note in manifest.features),
+    )
+    model = config_of(manifest.model).parse(manifest.config).build(inputs)
+    try:
+        model.load_state(load_tensors(folder / "model.safetensors"))
+        arrays = load_file(folder / "vectors.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise DamagedError(f"{folder}: the weights cannot be read ({error}).", "Train again.") from error
+    model.eval()
+    items = ItemVectors(arrays["items"], arrays["present"], arrays.get("weights"), arrays.get("experts"))
+    homes = {note.name: folder / "encoders" / note.name for note in manifest.features}
+    recommender = Recommender(
+        model,
+        manifest,
+        split,
+        catalog,
+        items,
+        arrays["users"],
+        arrays["folding"],
+        {name: home for name, home in homes.items() if home.exists()},
+        digests,
+        folder,
+    )
+    load_additions(recommender)
+    return recommender
+
+
+def read_manifest(folder: Path) -> RunManifest:
+    """Read a run's manifest alone.
+
+    Raises
+    ------
+    InputError
+        If the folder is not a run.
+    DamagedError
+        If the manifest is damaged.
+    """
+    raw = read_json(folder / MANIFEST, _WHAT)
+    if raw.get("format") != FORMAT:
+        raise InputError(f"{folder}: this is not {_WHAT}.")
+    if raw.get("format_version", 0) > FORMAT_VERSION:
+        raise InputError(f"{folder}: written by a newer prismrec.", "Install the newer version.")
+    try:
+        return RunManifest.model_validate(raw)
+    except ValidationError as error:
+        raise DamagedError(f"{folder / MANIFEST}: the manifest is damaged ({error}).") from None
+
+
+def _write_vectors(recommender: Recommender, path: Path) -> None:
+    items = recommender.items
+    arrays = {
+        "users": recommender.users,
+        "items": items.vectors,
+        "present": items.present,
+        "folding": recommender.folding,
+    }
+    if items.weights is not None:
+        arrays["weights"] = items.weights
+    if items.experts is not None:
+        arrays["experts"] = items.experts
+    with atomic_path(path) as temporary:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
+
+
+def _write_catalog(recommender: Recommender, folder: Path) -> None:
+    with atomic_path(folder / "items.parquet") as temporary:
+        recommender.catalog.items.write_parquet(temporary)
+    write_json(
+        folder / "catalog.json",
+        {"text_columns": list(recommender.catalog.text_columns), "digests": recommender.digests},
+    )
+
+
+def _read_catalog(folder: Path, manifest: RunManifest) -> tuple[Catalog, dict[str, dict[str, str]]]:
+    notes = read_json(folder / "catalog.json", _WHAT)
+    media = {}
+    # Pictures stay in the data set's folder; a run without it answers all the same, without pictures.
+    if manifest.dataset_path is not None and (Path(manifest.dataset_path) / DATASET_MANIFEST).exists():
+        media = dict(Dataset.open_media(Path(manifest.dataset_path)))
+    items = pl.read_parquet(folder / "items.parquet")
+    return Catalog(items, tuple(notes["text_columns"]), media), notes["digests"]
+
+
+def _copy_encoders(recommender: Recommender, folder: Path) -> dict[str, Path]:
+    copied = {}
+    for name, home in recommender.encoders.items():
+        target = folder / name
+        if home.resolve() != target.resolve():
+            try:
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.copytree(home, target)
+            except OSError as error:
+                raise StorageError(f"{target}: cannot copy the encoder ({error}).") from error
+        copied[name] = target
+    return copied

@@ -1,0 +1,251 @@
+"""`train`: from a split and a configuration to a recommender."""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from prismrec.base.errors import InputError
+from prismrec.base.machine import machine
+from prismrec.base.progress import SILENT, Progress
+from prismrec.data.dataset import Dataset
+from prismrec.data.splits import Candidates, Part, Split, TrainOnAll
+from prismrec.evaluation.metrics import parse_metric
+from prismrec.features.extract import ENCODER_FOLDER
+from prismrec.features.store import FeatureStore, ItemFeatures
+from prismrec.models.base import (
+    ClosedFormModel,
+    GradientModel,
+    Modality,
+    Model,
+    ModelConfig,
+    ModelInputs,
+    TrainingData,
+)
+from prismrec.models.plan import TrainingPlan
+from prismrec.recommender.evaluate import Ranking, default_candidates
+from prismrec.recommender.folding import learn_folding
+from prismrec.recommender.manifest import FeatureNote, RunManifest
+from prismrec.recommender.recommender import Recommender
+from prismrec.recommender.vectors import compute
+from prismrec.training.history import FitHistory
+from prismrec.training.loop import fit
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def open_features(dataset: Dataset, modalities: Sequence[str] | None = None) -> list[FeatureStore]:
+    """Open the feature stores of a data set's folder.
+
+    Parameters
+    ----------
+    dataset
+        On the disk.
+    modalities
+        Names in the order wanted; None: all, in alphabetical order.
+
+    Raises
+    ------
+    InputError
+        If the data set is in memory, or a modality was not encoded.
+    """
+    if dataset.path is None:
+        raise InputError("The data set is in memory: hand its features to train(..., features=...).")
+    home = dataset.path / "features"
+    there = sorted(p.parent.name for p in home.glob("*/manifest.json"))
+    wanted = there if modalities is None else list(modalities)
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise InputError(
+            f"{home}: there are no features {', '.join(missing)}.",
+            f"There are: {', '.join(there) or 'none'}. Make them with: prismrec encode {dataset.path}",
+        )
+    return [FeatureStore.read(home / name) for name in wanted]
+
+
+def train(
+    config: ModelConfig,
+    split: Split,
+    *,
+    plan: TrainingPlan | None = None,
+    features: Sequence[FeatureStore] | None = None,
+    seed: int = 0,
+    out: Path | str | None = None,
+    preset: str | None = None,
+    device: str = "cpu",
+    log_dir: Path | None = None,
+    progress: Progress = SILENT,
+) -> Recommender:
+    """Train a model on a split's training part; the validation part stops it and chooses.
+
+    Parameters
+    ----------
+    config
+        Which model, and its hyper-parameters.
+    split
+        Of a data set.
+    plan
+        How to train; None: the plan of the model's default preset.
+    features
+        Feature stores; None: those in the data set's folder.
+    seed
+        Of initial weights, batches, negatives and dropout.
+    out
+        Folder for the run; what was trained before a kill is resumed from there. None: in memory.
+    preset
+        Name of the preset that `config` and `plan` started from, for the manifest.
+    device
+        "cpu", "cuda", "mps" or "auto".
+    log_dir
+        Folder for TensorBoard.
+    progress
+        Where to report to.
+
+    Returns
+    -------
+    Recommender
+        Ready to be asked.
+
+    Raises
+    ------
+    InputError
+        If features or validation pairs are missing, or training diverges.
+    """
+    began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    dataset = split.dataset
+    if dataset is None:
+        raise InputError("This split was read from a run: train on a split of a data set.")
+    folder = Path(out) if out is not None else None
+    if plan is None:
+        plan = type(config).presets()["default"].training
+    stores = list(features) if features is not None else _default_features(dataset, config)
+    aligned = ItemFeatures(stores, split.items.ids)
+    inputs = ModelInputs(
+        len(split.users),
+        len(split.items),
+        tuple(Modality(n, d) for n, d in zip(aligned.names, aligned.dims, strict=True)),
+    )
+    warm = np.flatnonzero(split.warm_items).astype(np.int32)
+    data = TrainingData(split.train, inputs, aligned, warm, seed)
+    torch.manual_seed(seed)
+    model = config.build(inputs)
+    validate = _validation(split, aligned, plan)
+    history = _fit(model, data, plan, validate, seed, folder, device, log_dir, progress)
+    model.eval()
+    seconds = {"fit": time.perf_counter() - began, **history.seconds}
+    items = compute(model, np.arange(len(split.items)), *aligned.gather(np.arange(len(split.items))))
+    users = _user_vectors(model, len(split.users))
+    manifest = RunManifest(
+        model=config.name,
+        preset=preset,
+        config=config.model_dump(mode="json"),
+        training=plan,
+        seed=seed,
+        split=split.plan.model_dump(mode="json"),
+        split_hash=split.hash,
+        dataset=dataset.path.name if dataset.path else "in memory",
+        dataset_path=str(dataset.path.absolute()) if dataset.path else None,
+        dataset_hash=dataset.content_hash,
+        min_rating=dataset.min_rating,
+        dataset_notes=dict(dataset.notes),
+        features=[
+            FeatureNote(name=s.name, dim=s.dim, content_hash=s.content_hash, encoder=dict(s.encoder))
+            for s in stores
+        ],
+        history=history,
+        machine=machine(),
+        started=started,
+        seconds=seconds,
+    )
+    recommender = Recommender(
+        model,
+        manifest,
+        split,
+        dataset.catalog,
+        items,
+        users,
+        learn_folding(users, items.vectors, *split.train.by_user(len(split.users))),
+        {s.name: s.path / ENCODER_FOLDER for s in stores if s.path and (s.path / ENCODER_FOLDER).exists()},
+        {s.name: dict(zip(s.ids, s.digests, strict=True)) for s in stores},
+    )
+    if folder is not None:
+        recommender.save(folder)
+        # Only now: until the run is whole, the checkpoint is all there is.
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        shutil.rmtree(folder / "added", ignore_errors=True)
+    return recommender
+
+
+def _default_features(dataset: Dataset, config: ModelConfig) -> list[FeatureStore]:
+    if dataset.path is None and not config.uses_content:
+        return []
+    stores = open_features(dataset)
+    if not stores and config.uses_content:
+        raise InputError(
+            f"{dataset.path}: there are no features yet.", f"Make them with: prismrec encode {dataset.path}"
+        )
+    return stores
+
+
+def _validation(
+    split: Split, features: ItemFeatures, plan: TrainingPlan
+) -> Callable[[Model], dict[str, float]] | None:
+    if isinstance(split.plan, TrainOnAll) or len(split.valid) == 0:
+        return None
+    mode = default_candidates(split) if plan.candidates == "auto" else Candidates(plan.candidates)
+    ranking = Ranking.of(split, split.valid, mode, Part.VALID)
+    _, k = parse_metric(plan.metric)
+    ks = sorted({10, 20, k})
+    vectors, present = features.gather(ranking.candidates)
+
+    def validate(model: Model) -> dict[str, float]:
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        model.to("cpu")
+        items = compute(model, ranking.candidates, vectors, present)
+        users = _user_vectors(model, len(split.users))
+        model.to(device)
+        return ranking.metrics(users, items.vectors, [k for k in ks if k <= len(ranking.candidates)]).means()
+
+    return validate
+
+
+def _fit(
+    model: Model,
+    data: TrainingData,
+    plan: TrainingPlan,
+    validate: Callable[[Model], dict[str, float]] | None,
+    seed: int,
+    folder: Path | None,
+    device: str,
+    log_dir: Path | None,
+    progress: Progress,
+) -> FitHistory:
+    if isinstance(model, GradientModel):
+        return fit(
+            model,
+            data,
+            plan,
+            seed=seed,
+            validate=validate,
+            checkpoint=folder / CHECKPOINT if folder else None,
+            log_dir=log_dir,
+            device=device,
+            progress=progress,
+        )
+    assert isinstance(model, ClosedFormModel)
+    chosen = model.fit(data, lambda: 0.0 if validate is None else validate(model)[plan.metric])
+    final = None if validate is None else validate(model)[plan.metric]
+    return FitHistory(best_metric=final, chosen=chosen)
+
+
+@torch.no_grad()
+def _user_vectors(model: Model, n_users: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    blocks = [
+        model.user_vectors(torch.arange(first, min(first + 16_384, n_users))).float().cpu().numpy()
+        for first in range(0, n_users, 16_384)
+    ]
+    return np.concatenate(blocks)
