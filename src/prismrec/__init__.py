@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from prismrec.data.catalog import Catalog as Catalog
     from prismrec.data.dataset import Dataset as Dataset
     from prismrec.data.interactions import Interactions as Interactions
+    from prismrec.data.sources.generated import GeneratedConfig as GeneratedConfig
     from prismrec.data.sources.generated import generate as generate
     from prismrec.data.splits import GlobalTime as GlobalTime
     from prismrec.data.splits import ItemColdStart as ItemColdStart
@@ -39,6 +40,7 @@ _HOMES = {
     "Catalog": "data.catalog",
     "Dataset": "data.dataset",
     "Interactions": "data.interactions",
+    "GeneratedConfig": "data.sources.generated",
     "generate": "data.sources.generated",
     "GlobalTime": "data.splits",
     "ItemColdStart": "data.splits",

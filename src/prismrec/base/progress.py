@@ -69,6 +69,9 @@ class Bars:
     @contextmanager
     def task(self, name: str, total: int | None) -> Iterator[Task]:
         """Open a bar that stays until the block ends."""
+        if not self.console.is_terminal:
+            yield _SilentTask()
+            return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),

@@ -1,8 +1,10 @@
 """The catalogue: items with their attributes, texts, pictures and sounds."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import polars as pl
 
@@ -52,6 +54,51 @@ class Catalog:
             if kind not in MEDIA_KINDS:
                 raise InputError(f"Unknown kind of content {kind!r}.", f"Known: {', '.join(MEDIA_KINDS)}.")
         _ = self.vocabulary
+
+    @staticmethod
+    def read(
+        path: Path | str,
+        *,
+        images: Path | str | None = None,
+        audio: Path | str | None = None,
+        text_columns: Sequence[str] | None = None,
+    ) -> "Catalog":
+        """Read a catalogue from a table, checking every picture and sound.
+
+        Rows and contents that cannot be used are left out with one warning that counts them;
+        `prismrec.data.read_catalog.read_catalog` lists them all.
+
+        Parameters
+        ----------
+        path
+            A table (Parquet, CSV, TSV, JSON lines) or a folder of Parquet files.
+        images, audio
+            Folders of files named by item id, or below which the table's paths lie.
+        text_columns
+            Which columns make up the text; by default all of strings that are not ids, paths, URLs or dates.
+
+        Raises
+        ------
+        InputError
+            If the file or a folder cannot be read, no item is left, or a column is missing or ambiguous.
+        """
+        from prismrec.data.read_catalog import read_catalog
+
+        catalog, refused = read_catalog(
+            path,
+            images=None if images is None else Path(images),
+            audio=None if audio is None else Path(audio),
+            text_columns=text_columns,
+        )
+        if refused:
+            first = refused[0]
+            whom = f"item {first.item_id!r}" if first.item_id is not None else f"row {first.row}"
+            warnings.warn(
+                f"{path}: {len(refused):,} rows or contents were left out; the first: {whom}, {first.field}: "
+                f"{first.reason}.",
+                stacklevel=2,
+            )
+        return catalog
 
     def __len__(self) -> int:
         return self.items.height

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prismrec.base.errors import DamagedError, InputError
-from prismrec.base.files import atomic_path, digest, digest_file, read_json, write_json
+from prismrec.base.files import atomic_path, digest, digest_file, read_json, storage_errors, write_json
 from prismrec.base.progress import SILENT, Progress
 from prismrec.data.catalog import Catalog
 from prismrec.features.encoder import Encoder
@@ -84,8 +84,8 @@ def extract(
     contents
         What to encode. Items that are in the store and not here any more are left out of the new store.
     encoder
-        The encoder. One that needs a fit and has none in the folder is fitted first; one that was fitted in
-        the folder before must be given as loaded from there.
+        The encoder. One that needs a fit is fitted first, unless it was fitted in the folder before: then
+        that state is used again. Another encoder than before replaces the old one and encodes everything.
     folder
         The store's folder.
     name
@@ -111,7 +111,7 @@ def extract(
     StorageError
         If the disk refuses.
     """
-    _prepare(contents, encoder, folder, fit_on, progress)
+    encoder = _prepared(contents, encoder, folder, fit_on, progress)
     key = _encoder_key(encoder, folder, dtype)
     digests = _digests(contents, key, progress)
     parts = _Parts(folder / f"parts-{key[:12]}", encoder.dim, dtype)
@@ -131,17 +131,30 @@ def extract(
     return store
 
 
-def _prepare(
+def _prepared(
     contents: Contents,
     encoder: Encoder[Any],
     folder: Path,
     fit_on: Sequence[str] | None,
     progress: Progress,
-) -> None:
+) -> Encoder[Any]:
     """Fit where needed, and leave the encoder in the folder, complete, before anything is encoded."""
     home = folder / ENCODER_FOLDER
+    spec = _plain(encoder.spec())
     if (home / _FITTED).exists():
-        return
+        before = read_json(home / _FITTED, "an encoder").get("spec", spec)
+        if before == spec:
+            return encoder
+        # What is learnt stands in the spec too: a part of the old spec is the same encoder without it.
+        if encoder.needs_fit and spec.items() <= before.items():
+            from prismrec.features.open import load_encoder
+
+            return load_encoder(home)
+        with storage_errors(home):
+            (home / _FITTED).unlink()
+    # What stands there is another encoder's, or half of one.
+    shutil.rmtree(home, ignore_errors=True)
+    fitted_on = 0
     if encoder.needs_fit:
         allowed = None if fit_on is None else set(fit_on)
         chosen = [n for n in contents.ids if allowed is None or n in allowed]
@@ -149,8 +162,15 @@ def _prepare(
             raise InputError("None of the items to fit the encoder on has such content.")
         progress.say(f"fitting {type(encoder).__name__} on {len(chosen):,} contents")
         encoder.fit([contents.read(item) for item in chosen])
+        fitted_on = len(chosen)
     encoder.save(home)
-    write_json(home / _FITTED, {"fitted_on": len(chosen) if encoder.needs_fit else 0})
+    write_json(home / _FITTED, {"fitted_on": fitted_on, "spec": _plain(encoder.spec())})
+    return encoder
+
+
+def _plain(spec: dict[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(spec))
+    return plain
 
 
 def _encoder_key(encoder: Encoder[Any], folder: Path, dtype: type[Any]) -> str:
@@ -181,7 +201,11 @@ def _known(folder: Path, key: str) -> dict[str, Encoded]:
     """Return what the folder's finished store holds for this encoder, by content digest."""
     if not (folder / MANIFEST).exists():
         return {}
-    store = FeatureStore.read(folder)
+    try:
+        store = FeatureStore.read(folder)
+    except DamagedError:
+        # To encode again is what repairs it.
+        return {}
     if store.encoder.get("key") != key:
         return {}
     return {content: (store.vectors[row], None) for row, content in enumerate(store.digests)}

@@ -25,6 +25,7 @@ FORMAT = "prismrec-features"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 MISSING = -1
+_FIELDS = ("modality", "encoder", "dim", "items", "content_hash", "problems", "files")
 _BLOCK = 65_536
 
 
@@ -146,12 +147,17 @@ class FeatureStore:
         manifest = read_json(folder / MANIFEST, "a feature store (as `prismrec encode` writes it)")
         if manifest.get("format") != FORMAT:
             raise InputError(f"{folder}: this is not a feature store of prismrec.")
-        if manifest["format_version"] > FORMAT_VERSION:
+        if manifest.get("format_version", 0) > FORMAT_VERSION:
             raise InputError(f"{folder}: written by a newer prismrec.", "Install the newer version.")
+        missing = [name for name in _FIELDS if name not in manifest]
+        if missing:
+            raise DamagedError(
+                f"{folder / MANIFEST}: the file is damaged, {missing[0]!r} is missing.", "Encode again."
+            )
         try:
             vectors = np.load(folder / manifest["files"]["vectors"], mmap_mode="r", allow_pickle=False)
             index = pl.read_parquet(folder / manifest["files"]["index"])
-        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
             raise DamagedError(
                 f"{folder}: the feature store is damaged ({error}).", "Encode again."
             ) from error

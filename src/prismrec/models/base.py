@@ -321,9 +321,16 @@ class GradientModel(Model):
         """Whether a `TripletBatch` must hold every item, cold ones included (transductive terms)."""
         return False
 
-    def prepare(self, data: TrainingData) -> None:
-        """Take statistics of the training part, once, before the first step. Most models need none."""
+    def prepare(self, data: TrainingData) -> dict[str, float]:
+        """Take statistics of the training part, once, before the first step. Most models need none.
+
+        Returns
+        -------
+        dict
+            What was chosen and found, for the log.
+        """
         del data
+        return {}
 
 
 class ClosedFormModel(Model):
@@ -354,7 +361,8 @@ class ClosedFormModel(Model):
                 f"expected {sorted(self.state_dict())}."
             )
         for name, tensor in state.items():
-            setattr(self, name, tensor)
+            module, _, buffer = name.rpartition(".")
+            setattr(self.get_submodule(module), buffer, tensor)
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
@@ -376,6 +384,9 @@ def parse_settings(kind: type[SettingsT], values: Mapping[str, Any], of: str) ->
 
 def _explain(error: ValidationError, kind: type[BaseModel], of: str) -> tuple[str, str | None]:
     first = error.errors()[0]
+    if not first["loc"]:
+        # A rule between fields: its message names them.
+        return f"{of}: {first['msg'].removeprefix('Value error, ')}.", None
     field = ".".join(str(part) for part in first["loc"]) or "settings"
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(field, kind.model_fields, n=1, cutoff=0.5)

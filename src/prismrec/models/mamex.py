@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field, model_validator
+from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,8 +28,11 @@ from prismrec.models.base import (
     TripletBatch,
     UserBatch,
 )
+from prismrec.models.layers.kernel_map import KernelMap
+from prismrec.models.layers.lookup import rows_or_zero
 from prismrec.models.layers.losses import bpr, kl_divergence, softmax_cross_entropy
 from prismrec.models.layers.moe import Experts, masked_softmax, sparse_softmax
+from prismrec.models.layers.svd import svd_factors
 from prismrec.models.plan import TrainingPlan
 
 
@@ -39,7 +43,7 @@ class MAMEXConfig(ModelConfig):
     summary: ClassVar[str] = "Adaptive mixture of experts per modality, gated fusion (CIKM 2025)."
     phases: ClassVar[tuple[str, ...]] = ("gradient steps",)
 
-    dim: int = Field(128, ge=1, le=4096, description="Size d of user and item vectors.")
+    dim: int = Field(256, ge=1, le=4096, description="Size d of user and item vectors.")
     experts: int = Field(4, ge=1, le=256, description="Experts K of each modality.")
     top_k: int = Field(2, ge=1, description="Experts that are chosen for an item, at most K.")
     router: Literal["mamex", "modality", "joint", "joint-concat"] = Field(
@@ -63,15 +67,34 @@ class MAMEXConfig(ModelConfig):
         description="Subtract the training items' mean from a modality's vectors before they are normalised.",
     )
     feature_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the content vectors in training.")
+    start: Literal["random", "kernel"] = Field(
+        "kernel",
+        description="'kernel': users begin as singular vectors of the training matrix, each modality as a "
+        "kernel regression from its content to the items' singular vectors, found by leave-one-out on the "
+        "training items; experts begin at 0 and learn what that misses.",
+    )
+    landmarks: int = Field(
+        4096, ge=1, le=32768, description="With start='kernel': training items that carry the kernel."
+    )
+    start_scale: float = Field(
+        4.0,
+        gt=0,
+        description="With start='kernel': factor of the users' singular vectors, the softmax's sharpness.",
+    )
+    missing: Literal["renormalise", "shrink"] = Field(
+        "shrink",
+        description="Whether the gate spreads the weight of a missing modality over the others, or "
+        "drops it, so that an item of which less is known has a shorter vector.",
+    )
     loss: Literal["bpr", "softmax"] = Field("softmax", description="'softmax' needs sampling='users'.")
     item_bias: bool = Field(
-        True,
+        False,
         description="With 'softmax': a free popularity for each training item, so that content need not "
         "explain it. It takes no part in scores.",
     )
-    align: float = Field(0.1, ge=0, description="Weight lambda_1 of the alignment loss (8).")
-    balance: float = Field(0.1, ge=0, description="Weight lambda_2 of the experts' balance loss (4).")
-    fusion_balance: float = Field(0.1, ge=0, description="Weight lambda_3 of the fusion's balance loss (7).")
+    align: float = Field(0.01, ge=0, description="Weight lambda_1 of the alignment loss (8).")
+    balance: float = Field(0.01, ge=0, description="Weight lambda_2 of the experts' balance loss (4).")
+    fusion_balance: float = Field(0.01, ge=0, description="Weight lambda_3 of the fusion's balance loss (7).")
     l2: float = Field(0.0, ge=0, description="Weight lambda_4 of the L2 term of (11).")
     l2_on: Literal["parameters", "vectors"] = Field(
         "vectors",
@@ -96,6 +119,8 @@ class MAMEXConfig(ModelConfig):
     def _consistent(self) -> "MAMEXConfig":
         if self.top_k > self.experts:
             raise ValueError(f"top_k = {self.top_k} is more than the {self.experts} experts")
+        if self.start == "kernel" and self.router == "joint-concat":
+            raise ValueError("start = 'kernel' predicts by modality, which router = 'joint-concat' has not")
         return self
 
     def build(self, inputs: ModelInputs) -> "MAMEX":
@@ -107,14 +132,16 @@ class MAMEXConfig(ModelConfig):
         """Return ``tuned`` (also ``default``), ``paper`` and ``as_released``."""
         tuned = Preset(
             cls(),
-            TrainingPlan(sampling="users", batch_size=512, learning_rate=0.01, weight_decay=3.0),
-            "Ours: the best by validation.",
+            TrainingPlan(sampling="users", batch_size=512, epochs=40, learning_rate=3e-4, patience=8),
+            "Ours, chosen by validation: starts from collaborative factors and a kernel regression.",
         )
         paper = Preset(
             cls(
+                dim=128,
                 centre=False,
+                start="random",
+                missing="renormalise",
                 loss="bpr",
-                item_bias=False,
                 align=0.1,
                 balance=0.1,
                 fusion_balance=0.1,
@@ -129,9 +156,11 @@ class MAMEXConfig(ModelConfig):
         )
         released = Preset(
             cls(
+                dim=128,
                 centre=False,
+                start="random",
+                missing="renormalise",
                 loss="bpr",
-                item_bias=False,
                 align=1.0,
                 balance=1.0,
                 fusion_balance=1.0,
@@ -202,7 +231,11 @@ class MAMEX(GradientModel):
         dims = [inputs.modalities[column].dim for column in self._columns]
         d, k = config.dim, config.experts
         self.users = nn.Parameter(torch.randn(inputs.n_users, d) * 0.1)
-        self.item_bias = nn.Parameter(torch.zeros(inputs.n_items)) if config.item_bias else None
+        self.item_bias = (
+            nn.Parameter(torch.zeros(inputs.n_items))
+            if config.item_bias and config.loss == "softmax"
+            else None
+        )
         self.centres = nn.ParameterList(nn.Parameter(torch.zeros(n), requires_grad=False) for n in dims)
         joint = config.router.startswith("joint")
         concatenated = config.router == "joint-concat"
@@ -217,6 +250,9 @@ class MAMEX(GradientModel):
         )
         pools = [sum(dims)] if concatenated else inside[:1] if shared else inside
         self.experts = nn.ModuleList(Experts(n, d, k) for n in pools)
+        landmarks = min(config.landmarks, inputs.n_items)
+        self.kernel = KernelMap(dims, d, landmarks) if config.start == "kernel" else None
+        self._known: Tensor | None = None
         n_parts = 1 if concatenated else len(dims)
         self.gate = (
             nn.Sequential(
@@ -226,26 +262,72 @@ class MAMEX(GradientModel):
             else None
         )
 
+        if self.kernel is not None:
+            self._start_at_zero()
+
     @property
     def wants_catalog(self) -> bool:
         """Whether the balance and alignment terms see the whole catalogue."""
         return self.config.scope == "catalog"
 
     @torch.no_grad()
-    def prepare(self, data: TrainingData) -> None:
-        """Take the training items' mean of each modality, and their popularity for the item bias."""
+    def prepare(self, data: TrainingData) -> dict[str, float]:
+        """Take what is known before the first step: means, popularity, and the start from factors."""
+        vectors, present = data.features.gather(data.warm)
         if self.config.centre:
-            vectors, present = data.features.gather(data.warm)
             for centre, column in zip(self.centres, self._columns, strict=True):
                 seen = _unit(torch.from_numpy(vectors[column][present[:, column]]))
                 centre.copy_(seen.mean(dim=0) if len(seen) else torch.zeros_like(centre))
         if self.item_bias is not None:
             counts = np.bincount(data.pairs.items, minlength=self.inputs.n_items)
             self.item_bias.copy_(torch.from_numpy(np.log1p(counts)).to(self.item_bias.dtype))
+        if self.kernel is None:
+            return {}
+        tensors = tuple(torch.from_numpy(v) for v in vectors)
+        items = ItemBatch(torch.from_numpy(data.warm.astype(np.int64)), tensors, torch.from_numpy(present))
+        return self._start_from_factors(data, items)
+
+    def _start_from_factors(self, data: TrainingData, items: ItemBatch) -> dict[str, float]:
+        """Factorise the training matrix; regress its items' factors on content; begin there."""
+        assert self.kernel is not None
+        place = np.searchsorted(data.warm, data.pairs.items)
+        shape = (self.inputs.n_users, len(data.warm))
+        matrix = csr_matrix((np.ones(len(place), dtype=np.float32), (data.pairs.users, place)), shape)
+        users, factors = svd_factors(matrix, self.config.dim, data.seed)
+        rank = users.shape[1]
+        # Items' factors of unit mean square, so that weights of losses and rates mean the same everywhere.
+        scale = factors.square().sum(dim=1).mean().sqrt().clamp_min(1e-12)
+        padded = torch.zeros(len(factors), self.config.dim)
+        padded[:, :rank] = factors / scale
+        self.users.zero_()
+        self.users[:, :rank] = users * scale * self.config.start_scale
+        singular = torch.zeros(self.config.dim)
+        singular[:rank] = users.square().sum(dim=0).sqrt()
+        inputs, _ = self._contents(items)
+        choice = self.kernel.fit(inputs, padded, singular, data.seed)
+        known = torch.zeros(self.inputs.n_items, len(inputs), self.config.dim)
+        for first in range(0, len(items), 4096):
+            rows = slice(first, first + 4096)
+            addends = self.kernel([content[rows] for content in inputs])
+            known[items.codes[rows]] = torch.stack(addends, dim=1)
+        self._known = known
+        names = [self.inputs.modalities[column].name for column in self._columns]
+        shares = {f"share {n}": float(v) for n, v in zip(names, choice.shares, strict=True)}
+        found = {"gamma": choice.gamma, "penalty": choice.penalty, "leave-one-out error": choice.error}
+        return {**shares, **found}
+
+    @torch.no_grad()
+    def _start_at_zero(self) -> None:
+        """Experts give 0 and the gate weighs alike, so that the model begins as its kernel regression."""
+        layers = [experts.maps for experts in self.experts if isinstance(experts, Experts)]
+        for layer in [*layers, *([] if self.gate is None else [self.gate[-1]])]:
+            assert isinstance(layer, nn.Linear)
+            layer.weight.zero_()
+            layer.bias.zero_()
 
     def user_vectors(self, users: Tensor) -> Tensor:
-        """Return the rows of the users' embedding."""
-        return self.users[users]
+        """Return the rows of the users' embedding; zeros for users that came later."""
+        return rows_or_zero(self.users, users)
 
     def item_vectors(self, items: ItemBatch) -> Tensor:
         """Return ``e_i`` of (6)."""
@@ -268,19 +350,34 @@ class MAMEX(GradientModel):
 
     def encode(self, items: ItemBatch) -> Encoded:
         """Compute (3), (5) and (6) for items."""
-        inputs, present = self._inputs(items)
+        contents, present = self._contents(items)
+        inputs = [functional.dropout(c, self.config.feature_dropout, self.training) for c in contents]
         if self.config.router == "joint-concat":
             return self._encode_concatenated(inputs, present)
         dense, sparse, routed = self._route(inputs, present)
+        started = self._started(items, contents)
         parts = []
         for place, content in enumerate(inputs):
             experts = self.experts[min(place, len(self.experts) - 1)]
             chosen = sparse[min(place, len(sparse) - 1)]
             z = experts(self.projections[place](content), chosen)
+            if started is not None:
+                # The addends of the regression, undone of the gate's equal weights at the start.
+                z = z + len(inputs) * started[place]
             parts.append(z * present[:, place : place + 1])
         weights = self._fuse(parts, present)
         vectors = torch.stack([weights[:, m : m + 1] * z for m, z in enumerate(parts)]).sum(dim=0)
         return Encoded(vectors, parts, weights, present, dense, sparse, routed)
+
+    def _started(self, items: ItemBatch, contents: Sequence[Tensor]) -> Sequence[Tensor] | None:
+        """Return each modality's addend of the kernel regression, None without one."""
+        if self.kernel is None:
+            return None
+        if self.training and self._known is not None:
+            # Training items come again in every batch, and their addends do not change.
+            return self._known.to(items.codes.device)[items.codes].unbind(dim=1)
+        addends: list[Tensor] = self.kernel(contents)
+        return addends
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of (11): rank, align, balance, fusion_balance, l2."""
@@ -297,7 +394,7 @@ class MAMEX(GradientModel):
             terms["l2"] = self.config.l2 * self._l2(batch, users, encoded.vectors)
         return terms
 
-    def _inputs(self, items: ItemBatch) -> tuple[list[Tensor], Tensor]:
+    def _contents(self, items: ItemBatch) -> tuple[list[Tensor], Tensor]:
         """Content vectors normalised row by row, after centring where asked for; missing ones stay 0."""
         present = items.present[:, self._columns]
         inputs = []
@@ -305,8 +402,7 @@ class MAMEX(GradientModel):
             content = _unit(items.vectors[column])
             if self.config.centre:
                 content = _unit(content - self.centres[place])
-            content = content * present[:, place : place + 1]
-            inputs.append(functional.dropout(content, self.config.feature_dropout, self.training))
+            inputs.append(torch.where(present[:, place : place + 1], content, 0.0))
         return inputs, present
 
     def _route(
@@ -341,13 +437,16 @@ class MAMEX(GradientModel):
         """Fusion weights (5) over the modalities that an item has."""
         if self.gate is None:
             counted = present.to(parts[0].dtype)
-            return counted / counted.sum(dim=1, keepdim=True).clamp_min(1.0)
+            whole = len(parts) if self.config.missing == "shrink" else counted.sum(dim=1, keepdim=True)
+            return counted / torch.as_tensor(whole).clamp_min(1.0)
         logits = self.gate(torch.cat(list(parts), dim=1)).to(parts[0].dtype)
         allowed = present
         if self.config.fusion_top_k is not None and self.config.fusion_top_k < len(parts):
             shown = logits.masked_fill(~present, float("-inf"))
             best = shown.topk(self.config.fusion_top_k, dim=1).indices
             allowed = present & torch.zeros_like(present).scatter(1, best, True)
+        if self.config.missing == "shrink":
+            return masked_softmax(logits, allowed | ~present) * present
         return masked_softmax(logits, allowed)
 
     def _rank_loss(self, batch: Batch, users: Tensor, vectors: Tensor) -> Tensor:

@@ -46,6 +46,6 @@ class TrainingPlan(BaseModel):
     metric: str = Field("ndcg@10", description="Validation metric that chooses the epoch.")
     candidates: Literal["auto", "strict", "as_released", "all_items", "warm"] = Field(
         "auto",
-        description="Items that are ranked in validation. 'auto': what fits the split (strict for cold items, "
-        "all_items for a date, warm for the others).",
+        description="Items that are ranked in validation. 'auto': what fits the split (strict for cold "
+        "items, all_items for a date, warm for the others).",
     )

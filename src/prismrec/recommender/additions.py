@@ -1,35 +1,27 @@
 """Items that come after training: encoded, projected, kept, recommendable at once.
 
-In a run's folder each batch of items is one folder under ``added/``, written beside its place and renamed,
-so that it is there whole or not at all. Batches are numbered; where an item stands in several, the last one
-counts. An item that comes again unchanged adds nothing.
+In a run's folder each call adds one batch (`prismrec.recommender.added_batches`). Where an item stands in
+several, the last one counts. An item that comes again unchanged adds nothing.
 """
 
-import json
-import secrets
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
-from prismrec.base.errors import DamagedError, InputError
-from prismrec.base.files import PARTIAL, digest, read_json, storage_errors, sync_folder, write_json
+from prismrec.base.errors import InputError
+from prismrec.base.files import digest
 from prismrec.base.progress import Progress
 from prismrec.data.catalog import MEDIA_KINDS, Catalog
-from prismrec.data.media import PackedMedia, pack
 from prismrec.data.media_sources import FirstMedia
 from prismrec.features.extract import Contents
 from prismrec.features.open import load_encoder
 from prismrec.features.store import FeatureStore
+from prismrec.recommender.added_batches import AddedBatch, batch_folders, read_batch, write_batch
 from prismrec.recommender.recommender import Recommender
-from prismrec.recommender.vectors import ItemVectors, compute
+from prismrec.recommender.vectors import compute, vector_digest
 
 _BATCH = 256
 
@@ -46,7 +38,9 @@ class AddReport:
         Those of `added` and `updated` that have no content that the model knows: they wait in the catalogue
         and cannot be recommended.
     problems
-        Why a content could not be encoded: item id, modality, reason.
+        Why a content could not be encoded, or that an item has lost one: item id, modality, reason.
+    ignored
+        Attributes of the new items that the catalogue does not have.
     """
 
     added: tuple[str, ...]
@@ -54,15 +48,15 @@ class AddReport:
     unchanged: tuple[str, ...]
     without_content: tuple[str, ...]
     problems: tuple[tuple[str, str, str], ...]
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Content of new items: vectors by modality, what is there, digests by modality."""
+    """Content of new items: vectors by modality, what is there, what went wrong."""
 
     vectors: list[npt.NDArray[np.float32]]
     present: npt.NDArray[np.bool_]
-    digests: list[dict[str, str]]
     problems: list[tuple[str, str, str]]
 
 
@@ -74,8 +68,8 @@ def add_items(
     Raises
     ------
     InputError
-        If attributes have another type than the catalogue's, a modality of own vectors has another size, or
-        no content of the items is of a kind that the model knows.
+        If attributes have another type than the catalogue's, or a modality of own vectors is unknown or has
+        another size.
     StorageError
         If the disk refuses; then nothing has changed.
     """
@@ -83,24 +77,32 @@ def add_items(
     digests = _content_digests(recommender, fitting, vectors)
     states = {name: _state(recommender, fitting, name, digests) for name in fitting.vocabulary}
     fresh = [name for name, state in states.items() if state != "unchanged"]
+    empty: list[str] = []
+    problems: list[tuple[str, str, str]] = []
     if fresh:
         chosen = fitting.select(fresh)
+        problems = _lost(recommender, fresh, digests)
         encoded = _encode(recommender, chosen, vectors, digests, progress)
+        problems += encoded.problems
         codes = recommender.split.items.codes(fresh)
         items = compute(recommender.model, codes, encoded.vectors, encoded.present)
+        kept = {
+            modality: {n: found[n] for n in fresh if n in found}
+            for modality, found in zip(recommender.modalities, digests, strict=True)
+        }
+        batch = AddedBatch(chosen, items, kept)
         if recommender.path is not None:
-            _write(recommender.path / "added", chosen, items, encoded, recommender.modalities)
-        _take_in(recommender, chosen, items, encoded.digests)
-        empty = [n for n, there in zip(fresh, np.asarray(encoded.present.any(axis=1)), strict=True) if not there]
-        problems = encoded.problems
-    else:
-        empty, problems = [], []
+            contents = dict(zip(recommender.modalities, encoded.vectors, strict=True))
+            write_batch(recommender.path / "added", batch, contents)
+        _take_in(recommender, batch)
+        empty = [fresh[row] for row in np.flatnonzero(~encoded.present.any(axis=1))]
     return AddReport(
         tuple(n for n, state in states.items() if state == "added"),
         tuple(n for n, state in states.items() if state == "updated"),
         tuple(n for n, state in states.items() if state == "unchanged"),
         tuple(empty),
         tuple(problems),
+        tuple(c for c in new.items.columns if c not in recommender.catalog.items.columns),
     )
 
 
@@ -113,9 +115,8 @@ def load_additions(recommender: Recommender) -> None:
         If a batch is damaged.
     """
     assert recommender.path is not None
-    for folder in sorted(p for p in (recommender.path / "added").glob("*") if not p.name.endswith(PARTIAL)):
-        catalog, items, digests = _read(folder, recommender)
-        _take_in(recommender, catalog, items, digests)
+    for folder in batch_folders(recommender.path / "added"):
+        _take_in(recommender, read_batch(folder, recommender.catalog.text_columns))
 
 
 def _fit_columns(catalog: Catalog, new: Catalog) -> Catalog:
@@ -162,7 +163,7 @@ def _content_digests(
             rows = store.rows(new.vocabulary.ids)
             digests.append(
                 {
-                    n: digest(store.vectors[r].tobytes())
+                    n: vector_digest(store.vectors[r])
                     for n, r in zip(new.vocabulary, rows, strict=True)
                     if r >= 0
                 }
@@ -194,6 +195,18 @@ def _state(recommender: Recommender, new: Catalog, name: str, digests: Sequence[
             return "updated"
     old = recommender.catalog.items[recommender.item_ids.code(name)]
     return "unchanged" if old.equals(new.items[new.vocabulary.code(name)]) else "updated"
+
+
+def _lost(
+    recommender: Recommender, names: Sequence[str], digests: Sequence[dict[str, str]]
+) -> list[tuple[str, str, str]]:
+    """Contents that known items had and come without now."""
+    return [
+        (name, modality, "had such content before and comes without it now")
+        for modality, found in zip(recommender.modalities, digests, strict=True)
+        for name in names
+        if name in recommender.digests.get(modality, {}) and name not in found
+    ]
 
 
 def _encode(
@@ -237,14 +250,12 @@ def _encode(
                     if reason is not None
                 ]
                 task.advance(len(block))
-    return _Encoded(found, present, list(digests), problems)
+    return _Encoded(found, present, problems)
 
 
-def _take_in(
-    recommender: Recommender, new: Catalog, items: ItemVectors, digests: Sequence[dict[str, str]]
-) -> None:
+def _take_in(recommender: Recommender, batch: AddedBatch) -> None:
     """Put items into the recommender in memory: known ones in their rows, others at the end."""
-    old = recommender.catalog
+    old, new = recommender.catalog, batch.catalog
     fitted = _fit_columns(old, new)
     vocabulary = recommender.item_ids.extended(new.vocabulary.ids)
     rows = vocabulary.codes(new.vocabulary.ids)
@@ -257,60 +268,11 @@ def _take_in(
         if kind in new.media or kind in old.media
     }
     recommender.catalog = Catalog(frame, old.text_columns, media)
-    recommender.items = recommender.items.replaced(rows, items)
-    for modality, found in zip(recommender.modalities, digests, strict=True):
+    recommender.items = recommender.items.replaced(rows, batch.items)
+    for modality in recommender.modalities:
         table = recommender.digests.setdefault(modality, {})
+        found = batch.digests.get(modality, {})
         for name in new.vocabulary:
             table.pop(name, None)
         table.update({n: found[n] for n in new.vocabulary if n in found})
     recommender.forget_derived()
-
-
-def _write(
-    home: Path, new: Catalog, items: ItemVectors, encoded: _Encoded, modalities: Sequence[str]
-) -> None:
-    """Write a batch of items as one folder, atomically."""
-    with storage_errors(home):
-        home.mkdir(parents=True, exist_ok=True)
-        numbers = [int(p.name) for p in home.iterdir() if p.name.isdigit()]
-        target = home / f"{max(numbers, default=-1) + 1:06d}"
-        building = home / f"{target.name}.{secrets.token_hex(4)}{PARTIAL}"
-        try:
-            building.mkdir()
-            new.items.write_parquet(building / "items.parquet")
-            arrays: dict[str, npt.NDArray[Any]] = {"vectors": items.vectors, "present": items.present}
-            if items.weights is not None and items.experts is not None:
-                arrays |= {"weights": items.weights, "experts": items.experts}
-            arrays |= {f"content.{n}": v for n, v in zip(modalities, encoded.vectors, strict=True)}
-            save_file(
-                {n: np.ascontiguousarray(a) for n, a in arrays.items()}, building / "arrays.safetensors"
-            )
-            for kind, media in new.media.items():
-                pairs = ((n, c) for n in new.vocabulary if (c := media.read(n)) is not None)
-                if pack(building / f"{kind}.parquet", pairs) == 0:
-                    (building / f"{kind}.parquet").unlink()
-            write_json(building / "digests.json", dict(zip(modalities, encoded.digests, strict=True)))
-            sync_folder(building)
-            building.rename(target)
-            sync_folder(home)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-
-
-def _read(folder: Path, recommender: Recommender) -> tuple[Catalog, ItemVectors, list[dict[str, str]]]:
-    try:
-        frame = pl.read_parquet(folder / "items.parquet")
-        arrays = load_file(folder / "arrays.safetensors")
-        digests = read_json(folder / "digests.json", "a batch of added items")
-    except (SafetensorError, OSError, pl.exceptions.PolarsError, json.JSONDecodeError, InputError) as error:
-        raise DamagedError(
-            f"{folder}: the added items are damaged ({error}).", "Delete that folder and add them again."
-        ) from error
-    media = {
-        kind: PackedMedia(folder / f"{kind}.parquet")
-        for kind in MEDIA_KINDS
-        if (folder / f"{kind}.parquet").exists()
-    }
-    items = ItemVectors(arrays["vectors"], arrays["present"], arrays.get("weights"), arrays.get("experts"))
-    catalog = Catalog(frame, recommender.catalog.text_columns, media)
-    return catalog, items, [digests.get(name, {}) for name in recommender.modalities]

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from prismrec.base.errors import InputError
 from prismrec.base.progress import SILENT, Progress
 from prismrec.data.interactions import Pairs
-from prismrec.data.splits import Candidates, GlobalTime, ItemColdStart, Part, Split, TrainOnAll
+from prismrec.data.splits import Candidates, Part, Split, TrainOnAll
 from prismrec.evaluation.beyond import Content, beyond_accuracy
 from prismrec.evaluation.metrics import Metric, UserMetrics, expected_random, metric_name, per_user
-from prismrec.evaluation.ranking import Ranks, Rows, rank_positives, require_k, tie_order, top_k
+from prismrec.evaluation.ranking import Ranks, require_k, top_k
 from prismrec.evaluation.result import Beyond, EvaluationResult, PartResult, SliceRow
 from prismrec.evaluation.significance import mean_intervals
 from prismrec.evaluation.slices import (
@@ -25,95 +25,8 @@ from prismrec.evaluation.slices import (
     slice_items,
     slice_users,
 )
+from prismrec.recommender.part_ranking import Floats, Ranking, default_candidates
 from prismrec.recommender.recommender import Recommender
-
-Floats = npt.NDArray[np.float32]
-Codes = npt.NDArray[np.int32]
-
-
-def default_candidates(split: Split) -> Candidates:
-    """Return the candidates that fit a split: its own cold items, everything, or what training knows."""
-    if isinstance(split.plan, ItemColdStart):
-        return Candidates.STRICT
-    return Candidates.ALL_ITEMS if isinstance(split.plan, GlobalTime) else Candidates.WARM
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """What is ranked for whom in one part.
-
-    Parameters
-    ----------
-    users
-        Codes of the users with a positive, ascending.
-    candidates
-        Codes of the items that are ranked, ascending.
-    ties
-        Order of the candidates' ids.
-    positives
-        Each user's positives as positions among the candidates.
-    masked
-        Each user's training items likewise; None where no candidate can be one.
-    """
-
-    users: Codes
-    candidates: Codes
-    ties: Codes
-    positives: Rows
-    masked: Rows | None
-
-    @staticmethod
-    def of(split: Split, pairs: Pairs, mode: Candidates, part: Part) -> "Ranking":
-        """Lay out the ranking of a part's pairs.
-
-        Raises
-        ------
-        InputError
-            If there is no candidate, or no user has a positive among them.
-        """
-        candidates = split.candidates(mode, part)
-        place = np.full(len(split.items), -1, dtype=np.int64)
-        place[candidates] = np.arange(len(candidates))
-        kept = pairs.take(place[pairs.items] >= 0)
-        if len(kept) == 0:
-            raise InputError(
-                f"No user has a positive in the part '{part}' among the candidates '{mode}'.",
-                "Choose other candidates, or a split with larger shares.",
-            )
-        users = np.unique(kept.users)
-        row = np.full(len(split.users), -1, dtype=np.int64)
-        row[users] = np.arange(len(users))
-        masked = None
-        if mode in (Candidates.ALL_ITEMS, Candidates.WARM):
-            train = split.train.take(row[split.train.users] >= 0)
-            masked = Rows.of(row[train.users], place[train.items], len(users))
-        return Ranking(
-            users,
-            candidates,
-            tie_order(split.items.names(candidates)),
-            Rows.of(row[kept.users], place[kept.items], len(users)),
-            masked,
-        )
-
-    def ranks(self, users: Floats, items: Floats, progress: Progress = SILENT) -> Ranks:
-        """Rank the positives.
-
-        Parameters
-        ----------
-        users
-            Vectors of all users of the vocabulary.
-        items
-            Vectors of the candidates.
-        progress
-            Where to report to.
-        """
-        return rank_positives(
-            users[self.users], items, self.ties, self.positives, self.masked, progress=progress
-        )
-
-    def metrics(self, users: Floats, items: Floats, ks: Sequence[int]) -> UserMetrics:
-        """Return metrics of each counted user."""
-        return per_user(self.ranks(users, items), ks)
 
 
 def evaluate(
@@ -153,10 +66,53 @@ def evaluate(
         If the split is another one than the recommender was trained on, was trained on all, or K is larger
         than the number of candidates.
     """
-    split = split or recommender.split
+    opened = open_part(recommender, split or recommender.split, part, candidates, ks)
+    return measure(recommender, opened, progress)
+
+
+@dataclass(frozen=True)
+class OpenedPart:
+    """A part that may be read.
+
+    Parameters
+    ----------
+    split
+        Whose.
+    part
+        Which.
+    modes
+        Candidates to measure with.
+    ks
+        Lengths of the lists, ascending.
+    pairs
+        Its pairs.
+    openings_before
+        How often the test part had been opened before; None for the validation part.
+    """
+
+    split: Split
+    part: Part
+    modes: tuple[Candidates, ...]
+    ks: tuple[int, ...]
+    pairs: Pairs
+    openings_before: int | None
+
+
+def open_part(
+    recommender: Recommender, split: Split, part: str, candidates: Sequence[str] | None, ks: Sequence[int]
+) -> OpenedPart:
+    """Check what is asked for and open the part; an opening of the test part is written down.
+
+    Raises
+    ------
+    InputError
+        See `evaluate`. Then nothing was opened.
+    """
     _require_same(recommender, split)
     wanted = _part(part)
     modes = [_mode(m) for m in candidates] if candidates else [default_candidates(split)]
+    if not ks:
+        raise InputError("No length K of the lists was given.", "For instance: 10 and 20.")
     for mode in modes:
         for k in ks:
             require_k(k, len(split.candidates(mode, wanted)))
@@ -164,7 +120,7 @@ def evaluate(
     if wanted is Part.TEST:
         note = {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "run": recommender.path.name if recommender.path else "in memory",
+            "run": _run_name(recommender),
             "model": recommender.manifest.model,
             "seed": recommender.manifest.seed,
             "candidates": [str(mode) for mode in modes],
@@ -174,20 +130,31 @@ def evaluate(
         recommender.manifest.test_openings.append({**note, "openings_before": before})
     else:
         pairs = split.valid
+    return OpenedPart(split, wanted, tuple(modes), tuple(sorted(set(ks))), pairs, before)
+
+
+def measure(recommender: Recommender, opened: OpenedPart, progress: Progress = SILENT) -> EvaluationResult:
+    """Measure a recommender on a part that has been opened."""
+    split, ks = opened.split, list(opened.ks)
     parts = [
-        _evaluate_part(recommender, split, pairs, mode, wanted, sorted(set(ks)), progress) for mode in modes
+        _evaluate_part(recommender, split, opened.pairs, mode, opened.part, ks, progress)
+        for mode in opened.modes
     ]
     manifest = recommender.manifest
     return EvaluationResult(
-        run=recommender.path.name if recommender.path else "in memory",
+        run=_run_name(recommender),
         model=manifest.model if manifest.preset is None else f"{manifest.model} ({manifest.preset})",
         config=manifest.config,
         dataset=manifest.dataset,
         split=manifest.split,
         parts=parts,
         notes=_notes(recommender, split),
-        test_openings_before=before,
+        test_openings_before=opened.openings_before,
     )
+
+
+def _run_name(recommender: Recommender) -> str:
+    return recommender.path.resolve().name if recommender.path else "in memory"
 
 
 def _evaluate_part(

@@ -3,7 +3,9 @@
 import operator
 import re
 from collections.abc import Callable, Sequence
+from datetime import date, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import polars as pl
 
@@ -62,6 +64,8 @@ def _one(items: pl.DataFrame, condition: str) -> pl.Series:
             f"It has: {', '.join(items.columns)}.",
         )
     column = items[name]
+    if column.dtype.is_float():
+        column = column.fill_nan(None)
     if isinstance(column.dtype, pl.List):
         if sign not in "~=":
             raise InputError(f"{name!r} is a list: only '~' and '=' apply, not {sign!r}.")
@@ -84,4 +88,18 @@ def _value(column: pl.Series, name: str, raw: str) -> object:
             return float(raw)
         except ValueError:
             raise InputError(f"{name!r} is a number ({column.dtype}), not {raw!r}.") from None
-    return raw
+    return _moment(column.dtype, name, raw) if column.dtype.is_temporal() else raw
+
+
+def _moment(dtype: pl.DataType, name: str, raw: str) -> date:
+    try:
+        if isinstance(dtype, pl.Date):
+            return date.fromisoformat(raw)
+        if isinstance(dtype, pl.Datetime):
+            moment = datetime.fromisoformat(raw)
+            if dtype.time_zone is None or moment.tzinfo is not None:
+                return moment
+            return moment.replace(tzinfo=ZoneInfo(dtype.time_zone))
+    except ValueError:
+        pass
+    raise InputError(f"{name!r} is a time ({dtype}), not {raw!r}.", "Write e.g. '2024-05-31'.")

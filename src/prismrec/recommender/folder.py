@@ -17,10 +17,12 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
 from prismrec.base.errors import DamagedError, InputError, StorageError
-from prismrec.base.files import atomic_path, digest_file, read_json, write_json
-from prismrec.data.catalog import Catalog
+from prismrec.base.files import PARTIAL, atomic_path, digest_file, read_json, storage_errors, write_json
+from prismrec.data.catalog import MEDIA_KINDS, Catalog
 from prismrec.data.dataset import MANIFEST as DATASET_MANIFEST
 from prismrec.data.dataset import Dataset
+from prismrec.data.media import Media, PackedMedia, pack
+from prismrec.data.media_sources import FirstMedia
 from prismrec.data.splits import Split
 from prismrec.models.base import Modality, ModelInputs
 from prismrec.models.catalogue import config_of
@@ -30,7 +32,43 @@ from prismrec.recommender.recommender import Recommender
 from prismrec.recommender.vectors import ItemVectors
 
 MANIFEST = "run.json"
+CHECKPOINT = "checkpoint.safetensors"
+RESULTS = ("metrics.json", "evaluation.json", "evaluation.md", "report.html")
+"""What evaluating a run leaves in its folder."""
+
 _WHAT = "a run (as `prismrec train` writes it)"
+# What a killed training or save may have left in a folder without a manifest.
+_OWN = {
+    CHECKPOINT,
+    "split",
+    "catalog",
+    "encoders",
+    "added",
+    "tensorboard",
+    "model.safetensors",
+    "vectors.safetensors",
+    *RESULTS,
+}
+
+
+def require_home(folder: Path) -> None:
+    """Check that a folder may hold a run: new, empty, or a run's already.
+
+    Raises
+    ------
+    InputError
+        If it holds something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file, not a folder for a run.")
+    if not folder.exists() or (folder / MANIFEST).exists():
+        return
+    foreign = [p.name for p in folder.iterdir() if p.name not in _OWN and not p.name.endswith(PARTIAL)]
+    if foreign:
+        raise InputError(
+            f"{folder}: holds something that is not a run ({', '.join(sorted(foreign)[:3])}).",
+            "Choose a new folder.",
+        )
 
 
 def save(recommender: Recommender, folder: Path) -> None:
@@ -43,9 +81,12 @@ def save(recommender: Recommender, folder: Path) -> None:
     StorageError
         If the disk refuses.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file, not a folder for a run.")
-    (folder / MANIFEST).unlink(missing_ok=True)
+    require_home(folder)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if recommender.path is None or recommender.path.resolve() != folder.resolve():
+            _clear(folder)
+        (folder / MANIFEST).unlink(missing_ok=True)
     recommender.split.write(folder / "split")
     _write_catalog(recommender, folder / "catalog")
     with atomic_path(folder / "model.safetensors") as temporary:
@@ -55,9 +96,26 @@ def save(recommender: Recommender, folder: Path) -> None:
     names = ["model.safetensors", "vectors.safetensors"]
     names += [f"split/{n}.parquet" for n in ("split", "users", "items")]
     names += ["catalog/items.parquet", "catalog/catalog.json"]
+    for home in encoders.values():
+        names += [p.relative_to(folder).as_posix() for p in sorted(home.rglob("*")) if p.is_file()]
     recommender.manifest.checksums = {name: digest_file(folder / name) for name in names}
     recommender.path, recommender.encoders = folder, encoders
     write_manifest(recommender)
+
+
+def _clear(folder: Path) -> None:
+    """Take away what belongs to another run that stood here: its manifest first, then what was derived.
+
+    Its vectors, added items or numbers must not be met beside the new weights.
+    """
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for name in RESULTS:
+        (folder / name).unlink(missing_ok=True)
+    for name in ("added", "encoders"):
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
+    for kind in MEDIA_KINDS:
+        (folder / "catalog" / f"{kind}.parquet").unlink(missing_ok=True)
 
 
 def write_manifest(recommender: Recommender) -> None:
@@ -158,20 +216,44 @@ def _write_vectors(recommender: Recommender, path: Path) -> None:
 def _write_catalog(recommender: Recommender, folder: Path) -> None:
     with atomic_path(folder / "items.parquet") as temporary:
         recommender.catalog.items.write_parquet(temporary)
+    _write_later_media(recommender, folder)
     write_json(
         folder / "catalog.json",
         {"text_columns": list(recommender.catalog.text_columns), "digests": recommender.digests},
     )
 
 
+def _write_later_media(recommender: Recommender, folder: Path) -> None:
+    """Keep the pictures and sounds of items that came after training: no data set's folder has them."""
+    later = recommender.item_ids.ids[len(recommender.split.items) :]
+    for kind, media in recommender.catalog.media.items():
+        there = set(media.ids)
+        names = [name for name in later if name in there]
+        if names:
+            pack(folder / f"{kind}.parquet", ((n, c) for n in names if (c := media.read(n)) is not None))
+
+
 def _read_catalog(folder: Path, manifest: RunManifest) -> tuple[Catalog, dict[str, dict[str, str]]]:
     notes = read_json(folder / "catalog.json", _WHAT)
-    media = {}
+    media: dict[str, Media] = {}
     # Pictures stay in the data set's folder; a run without it answers all the same, without pictures.
-    if manifest.dataset_path is not None and (Path(manifest.dataset_path) / DATASET_MANIFEST).exists():
+    if manifest.dataset_path is not None and _same_dataset(Path(manifest.dataset_path), manifest):
         media = dict(Dataset.open_media(Path(manifest.dataset_path)))
+    for kind in MEDIA_KINDS:
+        later = folder / f"{kind}.parquet"
+        if later.exists():
+            media[kind] = FirstMedia([PackedMedia(later), *([media[kind]] if kind in media else [])])
     items = pl.read_parquet(folder / "items.parquet")
     return Catalog(items, tuple(notes["text_columns"]), media), notes["digests"]
+
+
+def _same_dataset(folder: Path, manifest: RunManifest) -> bool:
+    """Whether the data set is still there, and the same: ids of another one would show wrong pictures."""
+    try:
+        found = read_json(folder / DATASET_MANIFEST, "a data set")
+    except (InputError, DamagedError, OSError):
+        return False
+    return found.get("content_hash") == manifest.dataset_hash
 
 
 def _copy_encoders(recommender: Recommender, folder: Path) -> dict[str, Path]:

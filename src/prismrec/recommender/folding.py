@@ -37,8 +37,12 @@ def learn_folding(
     known = sizes > 0
     if not known.any():
         return np.zeros((items.shape[1] + 1, users.shape[1]), dtype=np.float32)
-    sums = np.add.reduceat(items[touched], starts[:-1][known], axis=0)
-    means = sums / sizes[known, None]
+    from scipy import sparse
+
+    # A sparse product: the vectors of all pairs at once would not fit into memory for a large log.
+    shares = np.repeat(1.0 / np.maximum(sizes, 1), sizes)
+    rows = sparse.csr_matrix((shares, touched, starts), shape=(len(sizes), len(items)))
+    means = (rows @ items)[known]
     centre, target = means.mean(axis=0), users[known].mean(axis=0)
     inputs = (means - centre).astype(np.float64)
     gram = inputs.T @ inputs

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from prismrec.base.errors import InputError
+from prismrec.base.errors import DamagedError, InputError
 from prismrec.base.progress import SILENT, Progress
 from prismrec.data.catalog import Catalog
 from prismrec.data.splits import Split
@@ -22,7 +22,7 @@ from prismrec.models.base import Model
 from prismrec.recommender.filters import matching
 from prismrec.recommender.folding import fold
 from prismrec.recommender.manifest import RunManifest
-from prismrec.recommender.vectors import ItemVectors
+from prismrec.recommender.vectors import ItemVectors, average_for_unknown
 
 if TYPE_CHECKING:
     from prismrec.recommender.additions import AddReport
@@ -91,13 +91,16 @@ class Recommender:
         return self.split.train.by_user(len(self.split.users))
 
     def training_features(self) -> ItemFeatures | None:
-        """Return the features that the model was trained on; None if the data set's folder is not there."""
+        """Return the features that the model was trained on; None if they are not there, or others are."""
         home = self.manifest.dataset_path
         if home is None or not self.modalities:
             return None
         try:
             stores = [FeatureStore.read(Path(home) / "features" / name) for name in self.modalities]
-        except InputError:
+        except (InputError, DamagedError):
+            return None
+        known = [note.content_hash for note in self.manifest.features]
+        if [store.content_hash for store in stores] != known:
             return None
         return ItemFeatures(stores, self.split.items.ids)
 
@@ -149,7 +152,7 @@ class Recommender:
     def all_user_vectors(self) -> Floats:
         """Return the vectors of all users of the vocabulary, the fallback for those without history."""
         starts, _ = self._training_rows
-        return np.where((np.diff(starts) > 0)[:, None], self.users, self.average_user).astype(np.float32)
+        return average_for_unknown(self.users, np.diff(starts) > 0)
 
     def fold_in(self, liked: Sequence[str]) -> Floats:
         """Return a vector for someone who likes some items, without training.
@@ -392,7 +395,10 @@ class Recommender:
             "fallback": fallback[row],
         }
         if explain:
-            columns["weights"] = [self.modality_weights(i) for i in chosen]
+            columns["weights"] = pl.Series(
+                [self.modality_weights(i) for i in chosen.tolist()],
+                dtype=pl.Struct(dict.fromkeys(self.modalities, pl.Float64)),
+            )
             columns["because"] = pl.Series(
                 [
                     [ids[j] for j in self.nearest(i, seen[r])]

@@ -1,6 +1,5 @@
 """`train`: from a split and a configuration to a recommender."""
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -27,15 +26,14 @@ from prismrec.models.base import (
     TrainingData,
 )
 from prismrec.models.plan import TrainingPlan
-from prismrec.recommender.evaluate import Ranking, default_candidates
+from prismrec.recommender.folder import CHECKPOINT, require_home
 from prismrec.recommender.folding import learn_folding
 from prismrec.recommender.manifest import FeatureNote, RunManifest
+from prismrec.recommender.part_ranking import Ranking, default_candidates
 from prismrec.recommender.recommender import Recommender
-from prismrec.recommender.vectors import compute
+from prismrec.recommender.vectors import average_for_unknown, compute, vector_digest
 from prismrec.training.history import FitHistory
-from prismrec.training.loop import fit
-
-CHECKPOINT = "checkpoint.safetensors"
+from prismrec.training.loop import fit, require_metric
 
 
 def open_features(dataset: Dataset, modalities: Sequence[str] | None = None) -> list[FeatureStore]:
@@ -120,6 +118,8 @@ def train(
     if dataset is None:
         raise InputError("This split was read from a run: train on a split of a data set.")
     folder = Path(out) if out is not None else None
+    if folder is not None:
+        require_home(folder)
     if plan is None:
         plan = type(config).presets()["default"].training
     stores = list(features) if features is not None else _default_features(dataset, config)
@@ -139,6 +139,7 @@ def train(
     seconds = {"fit": time.perf_counter() - began, **history.seconds}
     items = compute(model, np.arange(len(split.items)), *aligned.gather(np.arange(len(split.items))))
     users = _user_vectors(model, len(split.users))
+    _require_finite(users, items.vectors)
     manifest = RunManifest(
         model=config.name,
         preset=preset,
@@ -170,14 +171,29 @@ def train(
         users,
         learn_folding(users, items.vectors, *split.train.by_user(len(split.users))),
         {s.name: s.path / ENCODER_FOLDER for s in stores if s.path and (s.path / ENCODER_FOLDER).exists()},
-        {s.name: dict(zip(s.ids, s.digests, strict=True)) for s in stores},
+        {s.name: _digests(s) for s in stores},
     )
     if folder is not None:
         recommender.save(folder)
         # Only now: until the run is whole, the checkpoint is all there is.
         (folder / CHECKPOINT).unlink(missing_ok=True)
-        shutil.rmtree(folder / "added", ignore_errors=True)
     return recommender
+
+
+def _digests(store: FeatureStore) -> dict[str, str]:
+    """Digest of each item's content; of the vector itself where a store does not know the content."""
+    return {
+        name: known or vector_digest(store.vectors[row])
+        for row, (name, known) in enumerate(zip(store.ids, store.digests, strict=True))
+    }
+
+
+def _require_finite(*vectors: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> None:
+    if not all(np.isfinite(v).all() for v in vectors):
+        raise InputError(
+            "Training diverged: a user's or an item's vector is not finite.",
+            "Lower training.learning_rate, or set training.clip_norm.",
+        )
 
 
 def _default_features(dataset: Dataset, config: ModelConfig) -> list[FeatureStore]:
@@ -201,12 +217,13 @@ def _validation(
     _, k = parse_metric(plan.metric)
     ks = sorted({10, 20, k})
     vectors, present = features.gather(ranking.candidates)
+    known = np.bincount(split.train.users, minlength=len(split.users)) > 0
 
     def validate(model: Model) -> dict[str, float]:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         model.to("cpu")
         items = compute(model, ranking.candidates, vectors, present)
-        users = _user_vectors(model, len(split.users))
+        users = average_for_unknown(_user_vectors(model, len(split.users)), known)
         model.to(device)
         return ranking.metrics(users, items.vectors, [k for k in ks if k <= len(ranking.candidates)]).means()
 
@@ -237,9 +254,16 @@ def _fit(
             progress=progress,
         )
     assert isinstance(model, ClosedFormModel)
-    chosen = model.fit(data, lambda: 0.0 if validate is None else validate(model)[plan.metric])
-    final = None if validate is None else validate(model)[plan.metric]
-    return FitHistory(best_metric=final, chosen=chosen)
+
+    def score() -> float:
+        if validate is None:
+            return 0.0
+        found = validate(model)
+        require_metric(plan, found)
+        return found[plan.metric]
+
+    chosen = model.fit(data, score)
+    return FitHistory(best_metric=None if validate is None else score(), chosen=chosen)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from prismrec.base.files import digest
 from prismrec.models.base import ItemBatch, Model
 
 # Items that go through the model at a time: bounds the memory of the projection.
@@ -58,6 +59,30 @@ def _scattered(old: npt.NDArray[Any], rows: npt.NDArray[Any], new: npt.NDArray[A
     grown[: len(old)] = old
     grown[rows] = new
     return grown
+
+
+def average_for_unknown(
+    users: npt.NDArray[np.float32], known: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float32]:
+    """Return user vectors in which users without training interactions have the mean of the others'.
+
+    Parameters
+    ----------
+    users
+        Shape ``(u, d)``.
+    known
+        Who has training interactions, shape ``(u,)``.
+    """
+    if known.all() or not known.any():
+        return users
+    filled = users.copy()
+    filled[~known] = users[known].mean(axis=0)
+    return filled
+
+
+def vector_digest(vector: npt.NDArray[np.floating[Any]]) -> str:
+    """Return the digest of a vector of one's own, whatever precision it is stored in."""
+    return digest(np.asarray(vector, dtype=np.float32).tobytes())
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ number. So a run that was killed and resumed from a checkpoint goes exactly the 
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,7 +102,7 @@ class _Run:
         write: Callable[[EpochRecord], None],
     ) -> None:
         torch.manual_seed(seed)
-        model.prepare(data)
+        chosen = model.prepare(data)
         self.plan = plan
         self.seed = seed
         self.data = data
@@ -113,7 +113,7 @@ class _Run:
         self.optimizer = _optimizer(model.to(self.device), plan)
         self.model, self.prepared = accelerator.prepare(model, self.optimizer)
         self.batches = Batches(data, plan, seed, model.wants_catalog)
-        self.history = FitHistory(seconds={"sample": 0.0, "step": 0.0, "validate": 0.0})
+        self.history = FitHistory(chosen=chosen, seconds={"sample": 0.0, "step": 0.0, "validate": 0.0})
         self.best: dict[str, Tensor] | None = None
         self.bad = 0
         self.steps = 0
@@ -206,11 +206,7 @@ class _Run:
         if not record.metrics:
             task.advance(1, losses)
             return
-        if self.plan.metric not in record.metrics:
-            raise ConfigError(
-                f"training.metric is {self.plan.metric!r}, which the validation does not give.",
-                f"It gives: {', '.join(record.metrics)}.",
-            )
+        require_metric(self.plan, record.metrics)
         value = record.metrics[self.plan.metric]
         if self.history.best_metric is None or value > self.history.best_metric:
             self.history.best_metric, self.history.best_epoch, self.bad = value, record.epoch, 0
@@ -259,6 +255,21 @@ class _Run:
         self.history = FitHistory.model_validate(found.numbers["history"])
         self.bad, self.steps = int(found.numbers["bad"]), int(found.numbers["steps"])
         self.progress.say(f"resuming after epoch {len(self.history.epochs)}")
+
+
+def require_metric(plan: TrainingPlan, metrics: Mapping[str, float]) -> None:
+    """Check that a validation gives the metric that the plan names.
+
+    Raises
+    ------
+    ConfigError
+        If it does not.
+    """
+    if plan.metric not in metrics:
+        raise ConfigError(
+            f"training.metric is {plan.metric!r}, which the validation does not give.",
+            f"It gives: {', '.join(metrics)}.",
+        )
 
 
 def _optimizer(model: GradientModel, plan: TrainingPlan) -> torch.optim.Optimizer:

@@ -1,0 +1,156 @@
+"""`prismrec recommend`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prismrec.cli.output import Debug, Json, Output, Quiet, table
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_WHO = "For whom"
+_WHAT = "What"
+_SHOWN = 5
+_ROWS_SHOWN = 200
+
+
+class Choice(StrEnum):
+    """Which items."""
+
+    ALL = "all"
+    NEW = "new"
+    WARM = "warm"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command(
+        "recommend",
+        epilog="Example: prismrec recommend runs/mamex --user u42 -k 10 --items new --where 'price<20'",
+    )(recommend)
+
+
+def recommend(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.", show_default=False)],
+    user: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="A user. Repeatable.", rich_help_panel=_WHO),
+    ] = None,
+    users: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Users: .txt with one id a line, or a table with user_id.",
+            rich_help_panel=_WHO,
+        ),
+    ] = None,
+    everyone: Annotated[bool, typer.Option("--all", help="Everyone.", rich_help_panel=_WHO)] = False,
+    liked: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ITEM",
+            help="Somebody who is not known likes this item. Repeatable.",
+            rich_help_panel=_WHO,
+        ),
+    ] = None,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the lists.")] = 10,
+    items: Annotated[
+        Choice,
+        typer.Option(help="new: without training interactions; warm: the others.", rich_help_panel=_WHAT),
+    ] = Choice.ALL,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="On an attribute: 'price<20', 'category=mug', 'genres~Drama'. Repeatable.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    include_seen: Annotated[
+        bool,
+        typer.Option("--include-seen", help="Also what the user had in training.", rich_help_panel=_WHAT),
+    ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Weight of each modality, most similar items of the user.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the lists to .parquet, .csv or .jsonl instead.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Rank items for users. Who has no history gets what people like on average, and that is said."""
+    if sum((bool(user), users is not None, everyone, bool(liked))) != 1:
+        raise typer.BadParameter("name one of --user, --users, --all and --liked", param_hint="users")
+
+    from prismrec.data.id_files import read_ids
+    from prismrec.recommender.recommender import Recommender
+    from prismrec.recommender.write_lists import require_format, write_lists
+
+    answer = Output(json, quiet)
+    if out is not None:
+        require_format(out)
+    names = user or (read_ids(users, "user_id") if users is not None else None)
+    recommender = Recommender.load(run)
+    if names is None:
+        asked = [] if liked else list(recommender.split.users)
+    else:
+        asked = names = list(dict.fromkeys(names))
+    frame = recommender.recommend(
+        names,
+        liked=liked or None,
+        k=k,
+        choose=items.value,
+        where=where or (),
+        exclude_seen=not include_seen,
+        explain=explain,
+        progress=answer.progress,
+    )
+    fallback = [name for name in asked if recommender.user_vector(name)[1]]
+    if fallback:
+        shown = ", ".join(map(repr, fallback[:_SHOWN])) + (", ..." if len(fallback) > _SHOWN else "")
+        answer.note(
+            f"{len(fallback):,} of {len(asked):,} users have no training interactions and get what people "
+            f"like on average: {shown}"
+        )
+    document: dict[str, Any] = {"run": str(run), "k": k, "fallback_users": fallback}
+    if out is not None:
+        write_lists(frame, out)
+        n_users = frame["user_id"].n_unique()
+        document |= {"written": str(out), "rows": frame.height, "users": n_users}
+        answer.finish(document, f"{frame.height:,} rows for {n_users:,} users: {out}")
+        return
+    document["users"] = _lists(frame, asked if not liked else [None])
+    answer.finish(document, *_shown(frame, len(asked)))
+
+
+def _lists(frame: "pl.DataFrame", asked: list[Any]) -> list[dict[str, Any]]:
+    """For each user that was asked for their list, empty where nothing is left."""
+    by_user: dict[Any, list[dict[str, Any]]] = {name: [] for name in asked}
+    for row in frame.drop("fallback").iter_rows(named=True):
+        by_user[row.pop("user_id")].append(row)
+    return [{"user_id": name, "items": rows} for name, rows in by_user.items()]
+
+
+def _shown(frame: "pl.DataFrame", users: int) -> list[Any]:
+    names = [name for name in frame.columns if name != "fallback" and (users > 1 or name != "user_id")]
+    rows = [[_short(value) for value in row] for row in frame.select(names).head(_ROWS_SHOWN).iter_rows()]
+    parts: list[Any] = [table(names, rows)]
+    if frame.height > _ROWS_SHOWN:
+        parts.append(f"and {frame.height - _ROWS_SHOWN:,} more rows; --out writes them all to a file")
+    return parts
+
+
+def _short(value: object) -> object:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {weight:.2f}" for name, weight in value.items() if weight is not None)
+    return ", ".join(map(str, value)) if isinstance(value, list) else value

@@ -1,0 +1,38 @@
+"""All models. Adding one is its file and a line here."""
+
+import difflib
+
+from prismrec.base.errors import ConfigError
+from prismrec.models.base import ModelConfig
+from prismrec.models.content_profile import ContentProfileConfig
+from prismrec.models.kernel_ridge import KernelRidgeConfig
+from prismrec.models.linear_map import LinearMapConfig
+from prismrec.models.mamex import MAMEXConfig
+from prismrec.models.popularity import PopularityConfig
+from prismrec.models.random_items import RandomConfig
+
+MODELS: tuple[type[ModelConfig], ...] = (
+    RandomConfig,
+    PopularityConfig,
+    ContentProfileConfig,
+    LinearMapConfig,
+    KernelRidgeConfig,
+    MAMEXConfig,
+)
+"""From the simplest to the newest."""
+
+
+def config_of(name: str) -> type[ModelConfig]:
+    """Return the configuration class of a model.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such model; the message names the nearest and all.
+    """
+    by_name = {model.name: model for model in MODELS}
+    if name in by_name:
+        return by_name[name]
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), by_name, n=1, cutoff=0.5)
+    guess = f"Did you mean {near[0]!r}? " if near else ""
+    raise ConfigError(f"There is no model {name!r}.", f"{guess}There are: {', '.join(by_name)}.")

@@ -1,0 +1,102 @@
+"""What is ranked for whom: the candidates of a part, its users, their positives."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from prismrec.base.errors import InputError
+from prismrec.base.progress import SILENT, Progress
+from prismrec.data.interactions import Pairs
+from prismrec.data.splits import Candidates, GlobalTime, ItemColdStart, Part, Split
+from prismrec.evaluation.metrics import UserMetrics, per_user
+from prismrec.evaluation.ranking import Ranks, Rows, rank_positives, tie_order
+
+Floats = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int32]
+
+
+def default_candidates(split: Split) -> Candidates:
+    """Return the candidates that fit a split: its own cold items, everything, or what training knows."""
+    if isinstance(split.plan, ItemColdStart):
+        return Candidates.STRICT
+    return Candidates.ALL_ITEMS if isinstance(split.plan, GlobalTime) else Candidates.WARM
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What is ranked for whom in one part.
+
+    Parameters
+    ----------
+    users
+        Codes of the users with a positive, ascending.
+    candidates
+        Codes of the items that are ranked, ascending.
+    ties
+        Order of the candidates' ids.
+    positives
+        Each user's positives as positions among the candidates.
+    masked
+        Each user's training items likewise; None where no candidate can be one.
+    """
+
+    users: Codes
+    candidates: Codes
+    ties: Codes
+    positives: Rows
+    masked: Rows | None
+
+    @staticmethod
+    def of(split: Split, pairs: Pairs, mode: Candidates, part: Part) -> "Ranking":
+        """Lay out the ranking of a part's pairs.
+
+        Raises
+        ------
+        InputError
+            If there is no candidate, or no user has a positive among them.
+        """
+        candidates = split.candidates(mode, part)
+        place = np.full(len(split.items), -1, dtype=np.int64)
+        place[candidates] = np.arange(len(candidates))
+        kept = pairs.take(place[pairs.items] >= 0)
+        if len(kept) == 0:
+            raise InputError(
+                f"No user has a positive in the part '{part}' among the candidates '{mode}'.",
+                "Choose other candidates, or a split with larger shares.",
+            )
+        users = np.unique(kept.users)
+        row = np.full(len(split.users), -1, dtype=np.int64)
+        row[users] = np.arange(len(users))
+        masked = None
+        if mode in (Candidates.ALL_ITEMS, Candidates.WARM):
+            train = split.train.take(row[split.train.users] >= 0)
+            masked = Rows.of(row[train.users], place[train.items], len(users))
+        return Ranking(
+            users,
+            candidates,
+            tie_order(split.items.names(candidates)),
+            Rows.of(row[kept.users], place[kept.items], len(users)),
+            masked,
+        )
+
+    def ranks(self, users: Floats, items: Floats, progress: Progress = SILENT) -> Ranks:
+        """Rank the positives.
+
+        Parameters
+        ----------
+        users
+            Vectors of all users of the vocabulary.
+        items
+            Vectors of the candidates.
+        progress
+            Where to report to.
+        """
+        return rank_positives(
+            users[self.users], items, self.ties, self.positives, self.masked, progress=progress
+        )
+
+    def metrics(self, users: Floats, items: Floats, ks: Sequence[int]) -> UserMetrics:
+        """Return metrics of each counted user."""
+        return per_user(self.ranks(users, items), ks)

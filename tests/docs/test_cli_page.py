@@ -1,0 +1,35 @@
+"""What the page on the command line says, against the command line."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+from typer.main import get_command
+
+from prismrec.cli import verbs
+from prismrec.cli.app import app
+from prismrec.recommender.recipe import Recipe, resolve
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+
+
+def test_all_verbs_are_in_the_table_with_a_command_that_exists() -> None:
+    commands = get_command(app).commands
+    rows = re.findall(r"^\| `([a-z-]+)` \| .* \| `(prismrec .*)` \|$", PAGE, re.MULTILINE)
+    assert {verb for verb, _ in rows} == set(commands)
+    for verb, example in rows:
+        words = shlex.split(example)
+        assert words[1] == verb
+        options = {name for parameter in commands[verb].params for name in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= options
+
+
+def test_the_recipe_can_be_used() -> None:
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert resolve(Recipe.model_validate(tomllib.loads(text))).preset == "paper"
+
+
+def test_exit_codes_that_belong_to_no_error_are_there() -> None:
+    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", PAGE, re.MULTILINE)}
+    assert {0, 1, 2, verbs.INTERRUPTED, verbs.READER_GONE} <= codes
