@@ -321,15 +321,22 @@ class GradientModel(Model):
         """Whether a `TripletBatch` must hold every item, cold ones included (transductive terms)."""
         return False
 
-    def prepare(self, data: TrainingData) -> dict[str, float]:
+    def prepare(self, data: TrainingData, score: Callable[[], float] | None) -> dict[str, float]:
         """Take statistics of the training part, once, before the first step. Most models need none.
+
+        Parameters
+        ----------
+        data
+            The training data.
+        score
+            Validation metric of the model as it stands, higher is better; None without validation.
 
         Returns
         -------
         dict
             What was chosen and found, for the log.
         """
-        del data
+        del data, score
         return {}
 
 

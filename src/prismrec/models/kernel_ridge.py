@@ -37,7 +37,7 @@ class KernelRidgeConfig(ModelConfig):
     penalty: float | None = Field(None, gt=0, description="Ridge penalty lambda.")
     tune: bool = Field(True, description="Choose the weights of two or three modalities by validation.")
     landmarks: int = Field(
-        4096, ge=1, le=32768, description="Exact up to so many training items, Nyström with so many beyond."
+        8192, ge=1, le=32768, description="Exact up to so many training items, Nyström with so many beyond."
     )
 
     def build(self, inputs: ModelInputs) -> "KernelRidge":

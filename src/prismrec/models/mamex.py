@@ -4,7 +4,7 @@ V.-K. Nguyen et al., CIKM 2025, arXiv 2508.08042. Equation numbers below are the
 content alone, so an item that nobody has touched goes the same way as any other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -70,11 +70,11 @@ class MAMEXConfig(ModelConfig):
     start: Literal["random", "kernel"] = Field(
         "kernel",
         description="'kernel': users begin as singular vectors of the training matrix, each modality as a "
-        "kernel regression from its content to the items' singular vectors, found by leave-one-out on the "
-        "training items; experts begin at 0 and learn what that misses.",
+        "kernel regression from its content to the items' singular vectors, its settings by validation; "
+        "experts begin at 0 and learn what that misses.",
     )
     landmarks: int = Field(
-        4096, ge=1, le=32768, description="With start='kernel': training items that carry the kernel."
+        8192, ge=1, le=32768, description="With start='kernel': training items that carry the kernel."
     )
     start_scale: float = Field(
         4.0,
@@ -132,7 +132,7 @@ class MAMEXConfig(ModelConfig):
         """Return ``tuned`` (also ``default``), ``paper`` and ``as_released``."""
         tuned = Preset(
             cls(),
-            TrainingPlan(sampling="users", batch_size=512, epochs=40, learning_rate=3e-4, patience=8),
+            TrainingPlan(sampling="users", batch_size=512, epochs=20, learning_rate=3e-4, patience=3),
             "Ours, chosen by validation: starts from collaborative factors and a kernel regression.",
         )
         paper = Preset(
@@ -253,6 +253,7 @@ class MAMEX(GradientModel):
         landmarks = min(config.landmarks, inputs.n_items)
         self.kernel = KernelMap(dims, d, landmarks) if config.start == "kernel" else None
         self._known: Tensor | None = None
+        self._is_known = torch.zeros(inputs.n_items, dtype=torch.bool)
         n_parts = 1 if concatenated else len(dims)
         self.gate = (
             nn.Sequential(
@@ -271,7 +272,7 @@ class MAMEX(GradientModel):
         return self.config.scope == "catalog"
 
     @torch.no_grad()
-    def prepare(self, data: TrainingData) -> dict[str, float]:
+    def prepare(self, data: TrainingData, score: Callable[[], float] | None) -> dict[str, float]:
         """Take what is known before the first step: means, popularity, and the start from factors."""
         vectors, present = data.features.gather(data.warm)
         if self.config.centre:
@@ -285,9 +286,11 @@ class MAMEX(GradientModel):
             return {}
         tensors = tuple(torch.from_numpy(v) for v in vectors)
         items = ItemBatch(torch.from_numpy(data.warm.astype(np.int64)), tensors, torch.from_numpy(present))
-        return self._start_from_factors(data, items)
+        return self._start_from_factors(data, items, score)
 
-    def _start_from_factors(self, data: TrainingData, items: ItemBatch) -> dict[str, float]:
+    def _start_from_factors(
+        self, data: TrainingData, items: ItemBatch, score: Callable[[], float] | None
+    ) -> dict[str, float]:
         """Factorise the training matrix; regress its items' factors on content; begin there."""
         assert self.kernel is not None
         place = np.searchsorted(data.warm, data.pairs.items)
@@ -304,17 +307,34 @@ class MAMEX(GradientModel):
         singular = torch.zeros(self.config.dim)
         singular[:rank] = users.square().sum(dim=0).sqrt()
         inputs, _ = self._contents(items)
-        choice = self.kernel.fit(inputs, padded, singular, data.seed)
+        choice = self.kernel.fit(inputs, padded, singular, data.seed, score)
+        kept = rank if score is None else self._best_rank(rank, score)
         known = torch.zeros(self.inputs.n_items, len(inputs), self.config.dim)
         for first in range(0, len(items), 4096):
             rows = slice(first, first + 4096)
             addends = self.kernel([content[rows] for content in inputs])
             known[items.codes[rows]] = torch.stack(addends, dim=1)
         self._known = known
+        self._is_known[items.codes] = True
         names = [self.inputs.modalities[column].name for column in self._columns]
         shares = {f"share {n}": float(v) for n, v in zip(names, choice.shares, strict=True)}
-        found = {"gamma": choice.gamma, "penalty": choice.penalty, "leave-one-out error": choice.error}
-        return {**shares, **found}
+        return {**shares, "gamma": choice.gamma, "penalty": choice.penalty, "rank": float(kept)}
+
+    def _best_rank(self, rank: int, score: Callable[[], float]) -> int:
+        """Keep as many leading factors as validate best; the others stay 0 until they are trained."""
+        assert self.kernel is not None
+        users, dual = self.users.clone(), self.kernel.dual.clone()
+        tried = []
+        for kept in [rank, *(r for r in (64,) if r < rank)]:
+            self.users[:, kept:] = 0.0
+            self.kernel.dual[:, kept:] = 0.0
+            tried.append((score(), kept))
+        best = max(tried)[1]
+        self.users.copy_(users)
+        self.kernel.dual.copy_(dual)
+        self.users[:, best:] = 0.0
+        self.kernel.dual[:, best:] = 0.0
+        return best
 
     @torch.no_grad()
     def _start_at_zero(self) -> None:
@@ -373,7 +393,7 @@ class MAMEX(GradientModel):
         """Return each modality's addend of the kernel regression, None without one."""
         if self.kernel is None:
             return None
-        if self.training and self._known is not None:
+        if self.training and self._known is not None and bool(self._is_known[items.codes.cpu()].all()):
             # Training items come again in every batch, and their addends do not change.
             return self._known.to(items.codes.device)[items.codes].unbind(dim=1)
         addends: list[Tensor] = self.kernel(contents)
@@ -496,7 +516,10 @@ class MAMEX(GradientModel):
             return encoded.vectors.new_zeros(())
         present = encoded.present[free].to(encoded.weights.dtype)
         target = (present / present.sum(dim=1, keepdim=True)).mean(dim=0)
-        return self._divergence(encoded.weights[free].mean(dim=0), target)
+        # Where a missing modality keeps its weight, what is left of an item's weights adds up to less than 1.
+        weights = encoded.weights[free]
+        weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12)
+        return self._divergence(weights.mean(dim=0), target)
 
     def _divergence(self, mean: Tensor, target: Tensor) -> Tensor:
         if self.config.balance_direction == "paper":

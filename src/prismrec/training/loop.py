@@ -83,8 +83,8 @@ def fit(
     """
     accelerator = _accelerator(device)
     with _writer(log_dir) as write:
-        return _Run(model, data, plan, seed, accelerator, progress, write).go(
-            validate, checkpoint, checkpoint_seconds
+        return _Run(model, data, plan, seed, validate, accelerator, progress, write).go(
+            checkpoint, checkpoint_seconds
         )
 
 
@@ -97,13 +97,15 @@ class _Run:
         data: TrainingData,
         plan: TrainingPlan,
         seed: int,
+        validate: Validate | None,
         accelerator: Any,
         progress: Progress,
         write: Callable[[EpochRecord], None],
     ) -> None:
         torch.manual_seed(seed)
-        chosen = model.prepare(data)
         self.plan = plan
+        self.validate = validate
+        chosen = model.prepare(data, None if validate is None else lambda: self._measure(model)[plan.metric])
         self.seed = seed
         self.data = data
         self.progress = progress
@@ -118,16 +120,20 @@ class _Run:
         self.bad = 0
         self.steps = 0
 
-    def go(self, validate: Validate | None, checkpoint: Path | None, every: float) -> FitHistory:
+    def go(self, checkpoint: Path | None, every: float) -> FitHistory:
         fingerprint = self._fingerprint()
         if checkpoint is not None:
             self._resume(Checkpoint.read(checkpoint, fingerprint))
         written = time.perf_counter()
         done = len(self.history.epochs)
+        if self.validate is not None and self.best is None:
+            # A model may start from something better than what training makes of it.
+            self.history.best_metric = self._measure(self.model)[self.plan.metric]
+            self.best = self._copied()
         with self.progress.task("train", self.plan.epochs) as task:
             task.advance(done)
             while len(self.history.epochs) < self.plan.epochs and not self.history.stopped_early:
-                record = self._epoch(len(self.history.epochs) + 1, validate)
+                record = self._epoch(len(self.history.epochs) + 1)
                 self.history.epochs.append(record)
                 self.write(record)
                 self._judge(record, task)
@@ -143,7 +149,7 @@ class _Run:
         self.model.to("cpu").eval()
         return self.history
 
-    def _epoch(self, number: int, validate: Validate | None) -> EpochRecord:
+    def _epoch(self, number: int) -> EpochRecord:
         began = time.perf_counter()
         torch.manual_seed(_epoch_seed(self.seed, number))
         self.model.train()
@@ -164,11 +170,11 @@ class _Run:
                 "Lower training.learning_rate, or set training.clip_norm.",
             )
         metrics: dict[str, float] = {}
-        if validate is not None and (number % self.plan.evaluate_every == 0 or number == self.plan.epochs):
+        if self.validate is not None and (
+            number % self.plan.evaluate_every == 0 or number == self.plan.epochs
+        ):
             mark = time.perf_counter()
-            self.model.eval()
-            with torch.no_grad():
-                metrics = validate(self.model)
+            metrics = self._measure(self.model)
             self.history.seconds["validate"] += time.perf_counter() - mark
         return EpochRecord(epoch=number, seconds=time.perf_counter() - began, losses=losses, metrics=metrics)
 
@@ -188,6 +194,18 @@ class _Run:
         self.steps += 1
         return {name: value.detach().float() for name, value in terms.items()}
 
+    @torch.no_grad()
+    def _measure(self, model: Model) -> dict[str, float]:
+        """Return the validation metrics of a model as it stands; the plan's is among them."""
+        assert self.validate is not None
+        model.eval()
+        metrics = self.validate(model)
+        require_metric(self.plan, metrics)
+        return metrics
+
+    def _copied(self) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in self.model.state().items()}
+
     def _rate_factor(self) -> float:
         """Learning rate of this step relative to the plan's."""
         if self.steps < self.plan.warmup_steps:
@@ -206,11 +224,10 @@ class _Run:
         if not record.metrics:
             task.advance(1, losses)
             return
-        require_metric(self.plan, record.metrics)
         value = record.metrics[self.plan.metric]
         if self.history.best_metric is None or value > self.history.best_metric:
             self.history.best_metric, self.history.best_epoch, self.bad = value, record.epoch, 0
-            self.best = {name: tensor.clone() for name, tensor in self.model.state().items()}
+            self.best = self._copied()
         else:
             self.bad += 1
             self.history.stopped_early = 0 < self.plan.patience <= self.bad

@@ -100,7 +100,8 @@ def fold(gathered: Tensor, base: Tensor, alpha: float) -> Tensor:
     """
     systems = base + alpha * torch.bmm(gathered.transpose(1, 2), gathered)
     targets = (1.0 + alpha) * gathered.sum(dim=1)
-    return torch.linalg.solve(systems, targets)
+    solved: Tensor = torch.linalg.solve(systems, targets)
+    return solved
 
 
 def fold_short(gathered: Tensor, inverse: Tensor, alpha: float) -> Tensor:

@@ -1,15 +1,15 @@
-"""A kernel ridge regression from content to factors, with every setting found on the training items alone.
+"""A kernel ridge regression from content to factors, one addend a modality.
 
-The kernel of two items is the sum over modalities of a share times a Gaussian kernel of their content, so
-the prediction falls into one addend a modality, a missing modality adds nothing, and an item that is unlike
-all training items is predicted near 0: little evidence, little score. Shares, bandwidth and penalty are
-those with the least leave-one-out error, which costs one eigendecomposition a candidate and no held-out
-data (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, section 5.4.2).
+The kernel of two items is the sum over modalities of a share times a Gaussian kernel of their content. So a
+missing modality adds nothing, and an item that is unlike all training items is predicted near 0: little
+evidence, little score. Shares, bandwidth and penalty are those with the best validation; without validation
+those with the least leave-one-out error on the training items (Rasmussen and Williams, Gaussian Processes
+for Machine Learning, 2006, section 5.4.2).
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,32 +19,31 @@ from prismrec.models.layers.content import share_grid
 from prismrec.models.layers.kernels import kernel_matrix, mean_squared_distance
 
 _GAMMAS = (2.0, 1.0, 4.0)
-_PENALTIES = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
-# Items on which settings are compared: an eigendecomposition of this size takes a second.
+_PENALTIES = (1.0, 0.3, 3.0)
+# Items on which shares and bandwidths are compared before the regression is solved with all landmarks.
 _SCOUTS = 1536
 _BLOCK = 4096
+
+Score = Callable[[], float]
 
 
 @dataclass(frozen=True)
 class KernelChoice:
-    """Settings with the least leave-one-out error.
+    """Settings of the regression.
 
     Parameters
     ----------
     shares
-        Of the modalities, shape ``(modalities,)``, sum 1.
+        Of the modalities, sum 1.
     gamma
         Inverse squared bandwidth, in inverse mean squared distances of the modality.
     penalty
         Ridge penalty.
-    error
-        Leave-one-out error relative to predicting 0.
     """
 
-    shares: Tensor
+    shares: tuple[float, ...]
     gamma: float
     penalty: float
-    error: float
 
 
 class KernelMap(nn.Module):
@@ -94,7 +93,9 @@ class KernelMap(nn.Module):
         ]
 
     @torch.no_grad()
-    def fit(self, inputs: Sequence[Tensor], factors: Tensor, weights: Tensor, seed: int) -> KernelChoice:
+    def fit(
+        self, inputs: Sequence[Tensor], factors: Tensor, weights: Tensor, seed: int, score: Score | None
+    ) -> KernelChoice:
         """Choose settings and solve.
 
         Parameters
@@ -104,51 +105,77 @@ class KernelMap(nn.Module):
         factors
             What to predict, shape ``(n, d)``.
         weights
-            Weight of each factor in the error that chooses, shape ``(d,)``: singular values, say, so that an
+            Weight of each factor in the leave-one-out error, shape ``(d,)``: singular values, say, so that an
             error counts as much as it changes scores.
         seed
             Of the draws of landmarks and scouts.
+        score
+            Validation of the model that holds this map, as it stands; higher is better. None: leave-one-out.
 
         Returns
         -------
         KernelChoice
         """
         queue = torch.from_numpy(np.random.default_rng(seed).permutation(len(factors)))
-        scouts = queue[:_SCOUTS]
-        choice = _choose([content[scouts] for content in inputs], factors[scouts] * weights)
-        chosen = queue[: len(self.landmarks)]
-        exact = len(chosen) == len(factors)
-        landmarks = [content[chosen] for content in inputs]
-        self.shares.copy_(choice.shares)
-        self.scales.copy_(_scales(landmarks, choice.gamma))
-        self.landmarks[: len(chosen)] = torch.cat(landmarks, dim=1)
-        targets = factors[chosen] if exact else factors
-        self.dual[: len(chosen)] = self._solve(inputs, landmarks, targets, choice.penalty, exact)
-        return choice
+        queue = queue[torch.stack([c[queue].square().sum(dim=1) for c in inputs]).sum(dim=0) > 0]
+        if score is None:
+            scouts = queue[:_SCOUTS]
+            choice = _least_error([content[scouts] for content in inputs], factors[scouts] * weights)
+            self._solve(inputs, factors, queue[: len(self.landmarks)], choice)
+            return choice
+        return self._best_score(inputs, factors, queue, score)
 
-    def _solve(
-        self,
-        inputs: Sequence[Tensor],
-        landmarks: Sequence[Tensor],
-        factors: Tensor,
-        penalty: float,
-        exact: bool,
-    ) -> Tensor:
-        """Solve for the dual coefficients; with `exact` the factors are those of the landmarks."""
+    def _best_score(
+        self, inputs: Sequence[Tensor], factors: Tensor, queue: Tensor, score: Score
+    ) -> KernelChoice:
+        """Try shares, then bandwidths, on scouts; then penalties with all landmarks."""
+        equal = tuple(share_grid(len(inputs))[0].tolist())
+        best = KernelChoice(equal, _GAMMAS[0], _PENALTIES[0])
+        scouts, chosen = queue[:_SCOUTS], queue[: len(self.landmarks)]
+        stages = [
+            ([replace(best, shares=tuple(s.tolist())) for s in share_grid(len(inputs))], scouts),
+            ([replace(best, gamma=gamma) for gamma in _GAMMAS], scouts),
+            ([replace(best, penalty=penalty) for penalty in _PENALTIES], chosen),
+        ]
+        for stage, (options, landmarks) in enumerate(stages):
+            found = -math.inf
+            winner = best
+            for option in options:
+                tried = _merged(best, option, stage)
+                self._solve(inputs, factors, landmarks, tried)
+                value = score()
+                if value > found:
+                    found, winner = value, tried
+            best = winner
+        self._solve(inputs, factors, chosen, best)
+        return best
+
+    def _solve(self, inputs: Sequence[Tensor], factors: Tensor, chosen: Tensor, choice: KernelChoice) -> None:
+        """Set the buffers: the regression under a choice, carried by some of the training items."""
+        landmarks = [content[chosen] for content in inputs]
+        self.shares.copy_(torch.tensor(choice.shares))
+        self.scales.copy_(_scales(landmarks, choice.gamma))
         kernel = self._sum(landmarks, landmarks).double()
-        if exact:
-            system, target = kernel, factors.double()
-            system.diagonal().add_(penalty)
+        if len(chosen) == len(factors) or len(chosen) < len(self.landmarks):
+            # Exact on the landmarks: all training items, or the scouts alone.
+            system, target = kernel, factors[chosen].double()
+            system.diagonal().add_(choice.penalty)
         else:
-            system, target = penalty * kernel, torch.zeros(len(kernel), factors.shape[1], dtype=torch.float64)
+            # Subset of regressors: all training items are fitted, the landmarks carry the kernel.
+            system = choice.penalty * kernel
+            target = torch.zeros(len(kernel), factors.shape[1], dtype=torch.float64)
             for first in range(0, len(factors), _BLOCK):
                 rows = slice(first, first + _BLOCK)
-                block = self._sum([content[rows] for content in inputs], landmarks).double()
-                system += block.T @ block
-                target += block.T @ factors[rows].double()
+                block = self._sum([content[rows] for content in inputs], landmarks)
+                system += (block.T @ block).double()
+                target += (block.T @ factors[rows]).double()
         # Identical items make the system singular; a trace of ridge makes it solvable and changes nothing.
-        system.diagonal().add_(1e-7 * float(system.diagonal().mean()) + 1e-12)
-        return torch.cholesky_solve(target, torch.linalg.cholesky(system)).float()
+        system.diagonal().add_(1e-6 * float(system.diagonal().mean()) + 1e-12)
+        dual = torch.cholesky_solve(target, torch.linalg.cholesky(system)).float()
+        self.landmarks.zero_()
+        self.dual.zero_()
+        self.landmarks[: len(chosen)] = torch.cat(landmarks, dim=1)
+        self.dual[: len(chosen)] = dual
 
     def _sum(self, left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
         """Return the kernel of all modalities together."""
@@ -158,34 +185,40 @@ class KernelMap(nn.Module):
         return total
 
 
-def _choose(inputs: Sequence[Tensor], targets: Tensor) -> KernelChoice:
+def _merged(best: KernelChoice, option: KernelChoice, stage: int) -> KernelChoice:
+    """Take from an option what its stage is about."""
+    if stage == 0:
+        return replace(best, shares=option.shares)
+    return replace(best, gamma=option.gamma) if stage == 1 else replace(best, penalty=option.penalty)
+
+
+def _least_error(inputs: Sequence[Tensor], targets: Tensor) -> KernelChoice:
     """Compare shares at the first bandwidth, then bandwidths at the best shares, each with all penalties."""
-    grid = share_grid(len(inputs))
-    best = min((_score(inputs, targets, shares, _GAMMAS[0]) for shares in grid), key=lambda c: c.error)
-    others = [_score(inputs, targets, best.shares, gamma) for gamma in _GAMMAS[1:]]
-    return min([best, *others], key=lambda c: c.error)
+    tried = [_left_out(inputs, targets, tuple(s.tolist()), _GAMMAS[0]) for s in share_grid(len(inputs))]
+    shares = min(tried, key=lambda pair: pair[0])[1].shares
+    tried += [_left_out(inputs, targets, shares, gamma) for gamma in _GAMMAS[1:]]
+    return min(tried, key=lambda pair: pair[0])[1]
 
 
-def _score(inputs: Sequence[Tensor], targets: Tensor, shares: Tensor, gamma: float) -> KernelChoice:
+def _left_out(
+    inputs: Sequence[Tensor], targets: Tensor, shares: tuple[float, ...], gamma: float
+) -> tuple[float, KernelChoice]:
     """Leave-one-out error of the best penalty: residual i over ``1 - H_ii`` with ``H = K (K + p I)^-1``."""
     scales = _scales(inputs, gamma)
     kernel = torch.zeros(len(targets), len(targets), dtype=torch.float64)
     for share, content, scale in zip(shares, inputs, scales, strict=True):
-        kernel += share.double() * kernel_matrix("rbf", content, content, scale).double()
+        kernel += share * kernel_matrix("rbf", content, content, scale).double()
     values, vectors = torch.linalg.eigh(kernel)
     values = values.clamp_min(0.0)
     target = targets.double()
     rotated, squares = vectors.T @ target, vectors.square()
-    total = float(target.square().sum().clamp_min(1e-30))
-    best = KernelChoice(shares, gamma, _PENALTIES[0], float("inf"))
+    tried = []
     for penalty in _PENALTIES:
         kept = values / (values + penalty)
         residual = target - vectors @ (kept.unsqueeze(1) * rotated)
         left_out = residual / (1.0 - squares @ kept).clamp_min(1e-6).unsqueeze(1)
-        error = float(left_out.square().sum()) / total
-        if error < best.error:
-            best = KernelChoice(shares, gamma, penalty, error)
-    return best
+        tried.append((float(left_out.square().sum()), KernelChoice(shares, gamma, penalty)))
+    return min(tried, key=lambda pair: pair[0])
 
 
 def _scales(inputs: Sequence[Tensor], gamma: float) -> Tensor:

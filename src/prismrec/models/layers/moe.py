@@ -18,6 +18,7 @@ class Experts(nn.Module):
     def __init__(self, dim_in: int, dim_out: int, experts: int) -> None:
         super().__init__()
         self.experts = experts
+        self.dim_out = dim_out
         self.maps = nn.Linear(dim_in, experts * dim_out)
 
     def forward(self, inputs: Tensor, weights: Tensor) -> Tensor:
@@ -35,8 +36,9 @@ class Experts(nn.Module):
         Tensor
             Shape ``(n, dim_out)``.
         """
-        outputs = self.maps(inputs).view(len(inputs), self.experts, -1)
-        return torch.bmm(weights.to(outputs.dtype).unsqueeze(1), outputs).squeeze(1)
+        outputs = self.maps(inputs).view(len(inputs), self.experts, self.dim_out)
+        summed: Tensor = (outputs * weights.to(outputs.dtype).unsqueeze(2)).sum(dim=1)
+        return summed
 
 
 def sparse_softmax(logits: Tensor, k: int) -> Tensor:

@@ -1,0 +1,159 @@
+"""Item cold start on MovieLens with posters and plots: baselines and MAMEX, several seeds, intervals.
+
+    python benchmarks/movielens.py --data FOLDER [--text-model FOLDER] [--only movielens-1m] [--seeds 0-4]
+
+FOLDER holds ``movielens-1m`` and ``movielens-small``, each with ``items.parquet`` and
+``interactions.parquet``. Each run is evaluated once on its sealed test part, and its figures are kept as
+one line of ``benchmarks/results/movielens.jsonl``; lines that are there are not computed again. The seed
+divides the items and draws the initial weights. ``--table`` prints the table of what is there.
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+
+import prismrec as pr
+from prismrec.base.machine import machine
+from prismrec.base.progress import Bars
+from prismrec.data.ingest import ingest
+from prismrec.evaluation.significance import seed_interval
+from prismrec.features.encode import EncodePlan, encode_catalog
+from prismrec.models.catalogue import config_of
+
+RESULTS = Path(__file__).parent / "results" / "movielens.jsonl"
+# Model, preset, and the most epochs: what the presets ask for would take days on two cores.
+RUNS = [
+    ("random", "default", None),
+    ("popularity", "default", None),
+    ("content-profile", "default", None),
+    ("linear-map", "default", None),
+    ("kernel-ridge", "default", None),
+    ("mamex", "tuned", None),
+    ("mamex", "as_released", 12),
+    ("mamex", "paper", 12),
+]
+METRICS = ("ndcg@10", "recall@10", "ndcg@20", "recall@20")
+
+
+def shop(raw: Path, work: Path, text_model: str) -> pr.Dataset:
+    """Ingest and encode, once."""
+    if not (work / "dataset.json").exists():
+        ingest(raw / "interactions.parquet", raw / "items.parquet", work)
+    dataset = pr.Dataset.read(work)
+    encode_catalog(dataset, EncodePlan({"text": text_model}), Bars())
+    return dataset
+
+
+def run(dataset: pr.Dataset, name: str, preset: str, epochs: int | None, seed: int) -> dict[str, object]:
+    """Train and evaluate one model on one seed."""
+    split = dataset.split(pr.ItemColdStart(valid=0.1, test=0.1, seed=seed))
+    chosen = config_of(name).presets()[preset]
+    plan = chosen.training
+    if epochs is not None and name == "mamex":
+        plan = plan.model_copy(update={"epochs": min(epochs, plan.epochs), "evaluate_every": 1})
+    began = time.perf_counter()
+    rec = pr.train(chosen.model, split, plan=plan, seed=seed, preset=preset, progress=Bars())
+    seconds = time.perf_counter() - began
+    metrics = {}
+    for part in ("valid", "test"):
+        result = pr.evaluate(rec, split, part=part, candidates=["strict", "as_released"])
+        for row in result.parts:
+            metrics[f"{part}/{row.candidates}"] = {m: round(row.metrics[m].mean, 6) for m in METRICS}
+    history = rec.manifest.history
+    return {
+        "dataset": dataset.path.name if dataset.path else "",
+        "model": name if name != "mamex" else f"mamex ({preset})",
+        "seed": seed,
+        "metrics": metrics,
+        "train_seconds": round(seconds, 1),
+        "epochs": len(history.epochs),
+        "best_epoch": history.best_epoch,
+        "most_epochs": plan.epochs if name == "mamex" else None,
+        "chosen": history.chosen,
+        "text": rec.manifest.features[-1].encoder["name"],
+        "threads": torch.get_num_threads(),
+        "machine": machine(),
+    }
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """Return a Markdown table of test figures: mean over seeds with the 95 % interval (Student t)."""
+    lines = []
+    for dataset in dict.fromkeys(str(row["dataset"]) for row in rows):
+        lines += [
+            f"### {dataset}",
+            "",
+            "| model | strict NDCG@10 | strict Recall@10 | as_released NDCG@10 | seeds |",
+        ]
+        lines += ["|---|---:|---:|---:|---:|"]
+        for model in dict.fromkeys(str(row["model"]) for row in rows):
+            some = [row for row in rows if row["dataset"] == dataset and row["model"] == model]
+            if some:
+                cells = [
+                    _cell([row["metrics"][f"test/{mode}"][metric] for row in some])  # type: ignore[index]
+                    for mode, metric in (
+                        ("strict", "ndcg@10"),
+                        ("strict", "recall@10"),
+                        ("as_released", "ndcg@10"),
+                    )
+                ]
+                lines.append(f"| {model} | {' | '.join(cells)} | {len(some)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float]) -> str:
+    found = seed_interval(values)
+    if found.low is None or found.high is None:
+        return f"{found.mean:.4f}"
+    return f"{found.mean:.4f} ± {found.mean - found.low:.4f}"
+
+
+def _read() -> list[dict[str, object]]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=os.environ.get("PRISMREC_DATA"))
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/movielens"), help="where data sets are written"
+    )
+    parser.add_argument("--text-model", default="default", help="sentence-transformers folder or 'default'")
+    parser.add_argument("--only", choices=("movielens-1m", "movielens-small"))
+    parser.add_argument("--models", help="e.g. 'kernel-ridge,mamex/tuned'")
+    parser.add_argument("--seeds", default="0-4")
+    parser.add_argument("--epochs", type=int, help="most epochs of 'paper' and 'as_released'")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true")
+    args = parser.parse_args()
+    if args.table:
+        print(table(_read()))
+        return
+    torch.set_num_threads(args.threads)
+    first, _, last = args.seeds.partition("-")
+    wanted = args.models.split(",") if args.models else None
+    for name in [args.only] if args.only else ["movielens-1m", "movielens-small"]:
+        dataset = shop(args.data / name, args.work / name, args.text_model)
+        for model, preset, epochs in RUNS:
+            if wanted is not None and model not in wanted and f"{model}/{preset}" not in wanted:
+                continue
+            label = model if model != "mamex" else f"mamex ({preset})"
+            for seed in range(int(first), int(last or first) + 1):
+                done = {(r["dataset"], r["model"], r["seed"]) for r in _read()}
+                if (name, label, seed) in done:
+                    continue
+                row = run(dataset, model, preset, args.epochs or epochs, seed)
+                with RESULTS.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(name, label, seed, row["metrics"], row["train_seconds"], flush=True)
+
+
+if __name__ == "__main__":
+    main()
