@@ -12,7 +12,7 @@ from prismrec.models.mamex import MAMEXConfig
 from prismrec.models.plan import TrainingPlan
 from prismrec.training.loop import fit
 
-CONFIG = MAMEXConfig(dim=16, loss="bpr", item_bias=False, gate_dropout=0.3)
+CONFIG = MAMEXConfig(dim=16, start="random", loss="bpr", gate_dropout=0.3)
 PLAN = TrainingPlan(sampling="triplets", epochs=8, batch_size=64, learning_rate=0.01, patience=0)
 
 
@@ -22,7 +22,7 @@ def build(data, config=CONFIG):
 
 
 class Marks:
-    """A validation that gives one number after the other, and stops where it is told to."""
+    """A validation that gives one number after the other, the start's first, and stops where it is told to."""
 
     def __init__(self, values, stop_at=None):
         self.values, self.stop_at, self.calls = list(values), stop_at, 0
@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_weights(data):
 
 
 def test_the_best_epoch_is_kept(data):
-    marks = Marks([0.1, 0.3, 0.2, 0.3, 0.1])
+    marks = Marks([0.0, 0.1, 0.3, 0.2, 0.3, 0.1])
     model = build(data)
     history = fit(model, data, PLAN.model_copy(update={"epochs": 5}), seed=0, validate=marks)
     short = build(data)
@@ -83,15 +83,24 @@ def test_the_best_epoch_is_kept(data):
     assert not model.training
 
 
+def test_a_start_that_no_epoch_beats_is_kept(data):
+    model = build(data)
+    before = model.state()
+    before = {name: tensor.clone() for name, tensor in before.items() if not name.startswith("centres")}
+    history = fit(model, data, PLAN, seed=0, validate=Marks([0.9] + [0.1] * 8))
+    assert (history.best_epoch, history.best_metric, len(history.epochs)) == (0, 0.9, 8)
+    same(before, {name: t for name, t in model.state().items() if not name.startswith("centres")})
+
+
 def test_patience_counts_validations_in_a_row(data):
     plan = PLAN.model_copy(update={"patience": 2})
-    marks = Marks([0.1, 0.0, 0.2, 0.1, 0.15, 0.9, 0.9, 0.9])
+    marks = Marks([0.0, 0.1, 0.0, 0.2, 0.1, 0.15, 0.9, 0.9, 0.9])
     history = fit(build(data), data, plan, seed=0, validate=marks)
     assert (len(history.epochs), history.best_epoch, history.stopped_early) == (5, 3, True)
 
 
 def test_validation_comes_every_so_often_and_at_the_end(data):
-    marks = Marks([0.1] * 8)
+    marks = Marks([0.1] * 9)
     plan = PLAN.model_copy(update={"evaluate_every": 3})
     history = fit(build(data), data, plan, seed=0, validate=marks)
     assert [e.epoch for e in history.epochs if e.metrics] == [3, 6, 8]
@@ -100,7 +109,11 @@ def test_validation_comes_every_so_often_and_at_the_end(data):
 @pytest.mark.parametrize("stop_at", [1, 2, 5, 8])
 @pytest.mark.parametrize("sampling", ["triplets", "users"])
 def test_a_resumed_run_equals_one_that_was_not_stopped(data, tmp_path, stop_at, sampling):
-    config = CONFIG if sampling == "triplets" else MAMEXConfig(dim=16, loss="softmax", gate_dropout=0.3)
+    config = (
+        CONFIG
+        if sampling == "triplets"
+        else MAMEXConfig(dim=16, start="random", loss="softmax", gate_dropout=0.3)
+    )
     plan = PLAN.model_copy(
         update={"sampling": sampling, "schedule": "cosine", "warmup_steps": 5, "batch_size": 20}
     )
@@ -129,7 +142,7 @@ def test_a_finished_run_that_stopped_early_is_not_trained_further(data, tmp_path
     plan = PLAN.model_copy(update={"patience": 1})
     path = tmp_path / "c"
     first = build(data)
-    expected = fit(first, data, plan, seed=0, validate=Marks([0.1, 0.5, 0.2]), checkpoint=path)
+    expected = fit(first, data, plan, seed=0, validate=Marks([0.0, 0.1, 0.5, 0.2]), checkpoint=path)
     untouched = Marks([])
     second = build(data)
     history = fit(second, data, plan, seed=0, validate=untouched, checkpoint=path)
@@ -142,9 +155,9 @@ def test_a_finished_run_that_stopped_early_is_not_trained_further(data, tmp_path
 def test_checkpoints_keep_the_distance_asked_for_and_the_last_one_is_written(data, tmp_path):
     path = tmp_path / "c"
     with pytest.raises(KeyboardInterrupt):
-        fit(build(data), data, PLAN, seed=0, validate=Marks([0.1] * 8, stop_at=5), checkpoint=path)
+        fit(build(data), data, PLAN, seed=0, validate=Marks([0.1] * 9, stop_at=5), checkpoint=path)
     assert not path.exists()  # ten seconds had not passed
-    fit(build(data), data, PLAN, seed=0, validate=Marks([0.1] * 8), checkpoint=path)
+    fit(build(data), data, PLAN, seed=0, validate=Marks([0.1] * 9), checkpoint=path)
     assert path.exists()
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
 

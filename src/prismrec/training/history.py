@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 class EpochRecord(BaseModel):
     """One epoch.
 
-    Parameters
+    Attributes
     ----------
     epoch
         From 1.
@@ -29,12 +29,13 @@ class EpochRecord(BaseModel):
 class FitHistory(BaseModel):
     """A training run.
 
-    Parameters
+    Attributes
     ----------
     epochs
         In order.
     best_epoch
-        The epoch whose weights were kept; the last one without validation; 0 for closed-form models.
+        The epoch whose weights were kept; the last one without validation; 0: what the model started from (always
+        so for closed-form models).
     best_metric
         Its validation metric; None without validation.
     stopped_early
