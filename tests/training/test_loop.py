@@ -22,7 +22,7 @@ def build(data, config=CONFIG):
 
 
 class Marks:
-    """A validation that gives one number after the other, the start's first, and stops where it is told to."""
+    """A validation that gives one number after the other, the start's first; stops where it is told to."""
 
     def __init__(self, values, stop_at=None):
         self.values, self.stop_at, self.calls = list(values), stop_at, 0

@@ -318,7 +318,8 @@ class MAMEX(GradientModel):
         self._is_known[items.codes] = True
         names = [self.inputs.modalities[column].name for column in self._columns]
         shares = {f"share {n}": float(v) for n, v in zip(names, choice.shares, strict=True)}
-        return {**shares, "gamma": choice.gamma, "penalty": choice.penalty, "rank": float(kept)}
+        found = {"gamma": choice.gamma, "penalty": choice.penalty, "spread": float(choice.spread)}
+        return {**shares, **found, "rank": float(kept)}
 
     def _best_rank(self, rank: int, score: Callable[[], float]) -> int:
         """Keep as many leading factors as validate best; the others stay 0 until they are trained."""
@@ -354,7 +355,10 @@ class MAMEX(GradientModel):
         return self.encode(items).vectors
 
     def explain(self, items: ItemBatch) -> Explanation:
-        """Return the fusion weights of (5) and the experts' weights of (3) for all modalities of the data."""
+        """Return the fusion weights of (5) and the experts' weights of (3) for all modalities of the data.
+
+        With start='kernel' a modality's weight is the length of its addend ``alpha_m z_m`` relative to all.
+        """
         encoded = self.encode(items)
         n_all = len(self.inputs.modalities)
         modality = encoded.weights.new_zeros(len(items), n_all)
@@ -365,6 +369,9 @@ class MAMEX(GradientModel):
             chosen = encoded.chosen[min(place, len(encoded.chosen) - 1)]
             experts[:, column] = chosen * present.unsqueeze(1)
             modality[:, column] = present if single else encoded.weights[:, place]
+            if self.kernel is not None:
+                # The regression's addends differ in length, so the gate alone does not say what counts.
+                modality[:, column] *= encoded.parts[place].norm(dim=1)
         total = modality.sum(dim=1, keepdim=True).clamp_min(1e-12)
         return Explanation(modality / total, experts)
 

@@ -34,8 +34,8 @@ class FitHistory(BaseModel):
     epochs
         In order.
     best_epoch
-        The epoch whose weights were kept; the last one without validation; 0: what the model started from (always
-        so for closed-form models).
+        The epoch whose weights were kept; the last one without validation; 0: what the model started
+        from (always so for closed-form models).
     best_metric
         Its validation metric; None without validation.
     stopped_early

@@ -105,6 +105,7 @@ class _Run:
         torch.manual_seed(seed)
         self.plan = plan
         self.validate = validate
+        progress.say("preparing the model")
         chosen = model.prepare(data, None if validate is None else lambda: self._measure(model)[plan.metric])
         self.seed = seed
         self.data = data

@@ -39,11 +39,15 @@ class KernelChoice:
         Inverse squared bandwidth, in inverse mean squared distances of the modality.
     penalty
         Ridge penalty.
+    spread
+        Whether an item that lacks modalities is predicted as strongly as one that has all: its addends are
+        divided by the sum of the shares that it has. Otherwise its vector is shorter.
     """
 
     shares: tuple[float, ...]
     gamma: float
     penalty: float
+    spread: bool = True
 
 
 class KernelMap(nn.Module):
@@ -64,14 +68,17 @@ class KernelMap(nn.Module):
     dual: Tensor
     scales: Tensor
     shares: Tensor
+    spread: Tensor
 
     def __init__(self, dims: Sequence[int], dim: int, landmarks: int) -> None:
         super().__init__()
         self.dims = list(dims)
+        self._solved: tuple[KernelChoice, Tensor] | None = None
         self.register_buffer("landmarks", torch.zeros(landmarks, sum(dims)))
         self.register_buffer("dual", torch.zeros(landmarks, dim))
         self.register_buffer("scales", torch.ones(len(self.dims)))
         self.register_buffer("shares", torch.full((len(self.dims),), 1.0 / len(self.dims)))
+        self.register_buffer("spread", torch.ones(()))
 
     def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Return each modality's addend of the prediction.
@@ -87,8 +94,11 @@ class KernelMap(nn.Module):
             Shape ``(n, d)`` each; zero rows where content is missing.
         """
         parts = torch.split(self.landmarks, self.dims, dim=1)
+        present = torch.stack([content.square().sum(dim=1) > 0 for content in inputs], dim=1)
+        there = (present * self.shares).sum(dim=1, keepdim=True).clamp_min(1e-12)
+        strength = torch.where(self.spread > 0, 1.0 / there, torch.ones_like(there))
         return [
-            self.shares[m] * (kernel_matrix("rbf", content, parts[m], self.scales[m]) @ self.dual)
+            self.shares[m] * strength * (kernel_matrix("rbf", content, parts[m], self.scales[m]) @ self.dual)
             for m, content in enumerate(inputs)
         ]
 
@@ -128,7 +138,7 @@ class KernelMap(nn.Module):
     def _best_score(
         self, inputs: Sequence[Tensor], factors: Tensor, queue: Tensor, score: Score
     ) -> KernelChoice:
-        """Try shares, then bandwidths, on scouts; then penalties with all landmarks."""
+        """Try shares and bandwidths on scouts; penalties and what missing means with all landmarks."""
         equal = tuple(share_grid(len(inputs))[0].tolist())
         best = KernelChoice(equal, _GAMMAS[0], _PENALTIES[0])
         scouts, chosen = queue[:_SCOUTS], queue[: len(self.landmarks)]
@@ -136,6 +146,7 @@ class KernelMap(nn.Module):
             ([replace(best, shares=tuple(s.tolist())) for s in share_grid(len(inputs))], scouts),
             ([replace(best, gamma=gamma) for gamma in _GAMMAS], scouts),
             ([replace(best, penalty=penalty) for penalty in _PENALTIES], chosen),
+            ([best, replace(best, spread=False)], chosen),
         ]
         for stage, (options, landmarks) in enumerate(stages):
             found = -math.inf
@@ -152,6 +163,10 @@ class KernelMap(nn.Module):
 
     def _solve(self, inputs: Sequence[Tensor], factors: Tensor, chosen: Tensor, choice: KernelChoice) -> None:
         """Set the buffers: the regression under a choice, carried by some of the training items."""
+        self.spread.fill_(float(choice.spread))
+        before, self._solved = self._solved, (choice, chosen)
+        if before is not None and chosen is before[1] and choice == replace(before[0], spread=choice.spread):
+            return  # What missing means does not change the solution.
         landmarks = [content[chosen] for content in inputs]
         self.shares.copy_(torch.tensor(choice.shares))
         self.scales.copy_(_scales(landmarks, choice.gamma))
@@ -189,7 +204,9 @@ def _merged(best: KernelChoice, option: KernelChoice, stage: int) -> KernelChoic
     """Take from an option what its stage is about."""
     if stage == 0:
         return replace(best, shares=option.shares)
-    return replace(best, gamma=option.gamma) if stage == 1 else replace(best, penalty=option.penalty)
+    if stage == 1:
+        return replace(best, gamma=option.gamma)
+    return replace(best, penalty=option.penalty) if stage == 2 else replace(best, spread=option.spread)
 
 
 def _least_error(inputs: Sequence[Tensor], targets: Tensor) -> KernelChoice:
