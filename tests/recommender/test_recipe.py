@@ -145,3 +145,20 @@ def test_what_is_unknown_names_the_nearest(values: dict[str, Any], said: str, hi
 def test_shares_out_of_their_bounds() -> None:
     with pytest.raises(ConfigError, match="'test'"):
         resolve_split({"test": 1.5})
+
+
+SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_recipes_change_what_they_say(path: Path) -> None:
+    job = resolve(read_recipe(path))
+    preset = MAMEXConfig.presets()[str(job.preset)]
+    assert isinstance(job.config, MAMEXConfig)
+    whole = path.stem in ("mamex-paper", "mamex-as-released")
+    assert (job.config == preset.model) == whole
+    assert job.training == preset.training
+
+
+def test_the_ablations_are_all_there() -> None:
+    assert len(SHIPPED) == 11
