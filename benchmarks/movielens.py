@@ -14,6 +14,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ def shop(raw: Path, work: Path, text_model: str) -> pr.Dataset:
     return dataset
 
 
-def run(dataset: pr.Dataset, name: str, preset: str, epochs: int | None, seed: int) -> dict[str, object]:
+def run(dataset: pr.Dataset, name: str, preset: str, epochs: int | None, seed: int) -> dict[str, Any]:
     """Train and evaluate one model on one seed."""
     split = dataset.split(pr.ItemColdStart(valid=0.1, test=0.1, seed=seed))
     chosen = config_of(name).presets()["default" if preset == "oracle" else preset]
@@ -98,30 +99,56 @@ def show_answers(rec: pr.Recommender, split: Split, part: str) -> None:
     rec.users = np.ones((len(split.users), 1), dtype=np.float32)
 
 
-def table(rows: list[dict[str, object]]) -> str:
+COLUMNS = (("strict", "ndcg@10"), ("strict", "recall@10"), ("as_released", "ndcg@10"))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
     """Return a Markdown table of test figures: mean over seeds with the 95 % interval (Student t)."""
     lines = []
-    for dataset in dict.fromkeys(str(row["dataset"]) for row in rows):
+    for dataset in sorted({row["dataset"] for row in rows}):
         lines += [
-            f"### {dataset}",
+            f"**{dataset}**",
             "",
-            "| model | strict NDCG@10 | strict Recall@10 | as_released NDCG@10 | seeds |",
+            "| model | " + " | ".join(" ".join(c) for c in COLUMNS) + " | seeds |",
         ]
         lines += ["|---|---:|---:|---:|---:|"]
-        for model in dict.fromkeys(str(row["model"]) for row in rows):
-            some = [row for row in rows if row["dataset"] == dataset and row["model"] == model]
+        for name, preset, _ in RUNS:
+            some = _of(rows, dataset, label_of(name, preset))
             if some:
-                cells = [
-                    _cell([row["metrics"][f"test/{mode}"][metric] for row in some])  # type: ignore[index]
-                    for mode, metric in (
-                        ("strict", "ndcg@10"),
-                        ("strict", "recall@10"),
-                        ("as_released", "ndcg@10"),
-                    )
-                ]
-                lines.append(f"| {model} | {' | '.join(cells)} | {len(some)} |")
-        lines.append("")
+                cells = [_cell([_figure(row, *column) for row in some.values()]) for column in COLUMNS]
+                most = (
+                    next(iter(some.values()))["most_epochs"] if preset in ("paper", "as_released") else None
+                )
+                shown = label_of(name, preset) + ("" if most is None else f", at most {most} epochs")
+                lines.append(f"| {shown} | {' | '.join(cells)} | {len(some)} |")
+        lines += ["", *_paired(rows, dataset), ""]
     return "\n".join(lines)
+
+
+def _paired(rows: list[dict[str, Any]], dataset: str) -> list[str]:
+    """Say how MAMEX compares with the strongest baseline on the seeds that both have."""
+    ours, theirs = _of(rows, dataset, "mamex (tuned)"), _of(rows, dataset, "kernel-ridge")
+    seeds = sorted(set(ours) & set(theirs))
+    said = []
+    for column in COLUMNS:
+        gaps = [_figure(ours[seed], *column) - _figure(theirs[seed], *column) for seed in seeds]
+        if len(gaps) > 1:
+            found = seed_interval(gaps)
+            better = sum(gap > 0 for gap in gaps)
+            tie = "a tie" if found.low <= 0 <= found.high else "a difference"  # type: ignore[operator]
+            said.append(
+                f"{' '.join(column)} {found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}], "
+                f"better on {better} of {len(gaps)} seeds: {tie}"
+            )
+    return [f"`mamex (tuned)` minus `kernel-ridge`, paired by seed: {'; '.join(said)}."] if said else []
+
+
+def _of(rows: list[dict[str, Any]], dataset: str, label: str) -> dict[int, dict[str, Any]]:
+    return {row["seed"]: row for row in rows if row["dataset"] == dataset and row["model"] == label}
+
+
+def _figure(row: dict[str, Any], candidates: str, metric: str) -> float:
+    return float(row["metrics"][f"test/{candidates}"][metric])
 
 
 def _cell(values: list[float]) -> str:
@@ -131,7 +158,7 @@ def _cell(values: list[float]) -> str:
     return f"{found.mean:.4f} ± {found.mean - found.low:.4f}"
 
 
-def _read() -> list[dict[str, object]]:
+def _read() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 

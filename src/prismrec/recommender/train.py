@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from prismrec.base.errors import InputError
+from prismrec.base.errors import ConfigError, InputError
 from prismrec.base.machine import machine
 from prismrec.base.progress import SILENT, Progress
 from prismrec.data.dataset import Dataset
@@ -215,7 +215,14 @@ def _validation(
     mode = default_candidates(split) if plan.candidates == "auto" else Candidates(plan.candidates)
     ranking = Ranking.of(split, split.valid, mode, Part.VALID)
     _, k = parse_metric(plan.metric)
-    ks = sorted({10, 20, k})
+    n_candidates = len(ranking.candidates)
+    if k > n_candidates:
+        raise ConfigError(
+            f"training.metric is {plan.metric!r}, and the validation part has {n_candidates:,} candidates "
+            f"('{mode}').",
+            "Choose a K of at most that (--set training.metric=ndcg@5, say), or a larger share that validates.",
+        )
+    ks = [k for k in sorted({10, 20, k}) if k <= n_candidates]
     vectors, present = features.gather(ranking.candidates)
     known = np.bincount(split.train.users, minlength=len(split.users)) > 0
 
@@ -225,7 +232,7 @@ def _validation(
         items = compute(model, ranking.candidates, vectors, present)
         users = average_for_unknown(_user_vectors(model, len(split.users)), known)
         model.to(device)
-        return ranking.metrics(users, items.vectors, [k for k in ks if k <= len(ranking.candidates)]).means()
+        return ranking.metrics(users, items.vectors, ks).means()
 
     return validate
 
