@@ -27,7 +27,7 @@ from prismrec.recommender.train import train
 @pytest.fixture(scope="session")
 def config() -> MAMEXConfig:
     """Return a small model."""
-    return MAMEXConfig(dim=16, loss="bpr", item_bias=False)
+    return MAMEXConfig(dim=16, start="random", missing="renormalise", loss="bpr")
 
 
 @pytest.fixture(scope="session")

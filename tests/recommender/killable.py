@@ -59,7 +59,7 @@ def train_one(home: Path, data: Path, seed: int = 0) -> None:
     """Train for a few epochs with a checkpoint after each."""
     training.fit = functools.partial(training.fit, checkpoint_seconds=0)
     split = make_split(Dataset.read(data), ItemColdStart(valid=0.15, test=0.15))
-    config = MAMEXConfig(dim=16, loss="bpr", item_bias=False)
+    config = MAMEXConfig(dim=16, start="random", missing="renormalise", loss="bpr")
     plan = TrainingPlan(sampling="triplets", epochs=6, batch_size=128, learning_rate=0.01)
     training.train(config, split, plan=plan, seed=seed, out=home)
 

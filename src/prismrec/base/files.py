@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prismrec.base.errors import DamagedError, InputError, StorageError
+from prismrec.base.errors import DamagedError, InputError, PrismError, StorageError
 
 PARTIAL = ".partial"
 
@@ -29,6 +30,9 @@ _REASONS = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
 }
+# As Polars and safetensors write them, and as NumPy does where less was written than it asked for.
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+_SHORT_WRITE = re.compile(r"^\d+ requested and \d+ written$")
 
 
 @contextmanager
@@ -36,16 +40,26 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals into a `StorageError` that names `path`."""
     try:
         yield
-    except StorageError:
+    except PrismError:
         raise
-    except OSError as error:
-        reason = _REASONS.get(error.errno or 0)
+    except Exception as error:
+        reason = _REASONS.get(_number(error))
         if reason is None:
             raise
         raise StorageError(
             f"{path}: cannot write here, {reason}.",
             "Free some space or choose another folder; what was complete before is untouched.",
         ) from error
+
+
+def _number(error: Exception) -> int:
+    """Return the number of the system's error, 0 if it is none; some writers give it in words only."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    if isinstance(error, OSError) and _SHORT_WRITE.search(str(error)):
+        return errno.ENOSPC
+    named = _RUST_ERROR.search(str(error))
+    return int(named[1]) if named else 0
 
 
 @contextmanager
@@ -126,14 +140,20 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path.parent}: this is not {what}, {path.name} is missing.") from None
+        raise InputError(
+            f"{path.parent}: this is not {what}, {path.name} is missing.", "Check the path."
+        ) from None
     except (NotADirectoryError, IsADirectoryError):
-        raise InputError(f"{path.parent}: this is not {what}.") from None
+        raise InputError(f"{path.parent}: this is not {what}.", "Check the path.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DamagedError(f"{path}: the file is damaged, it is not JSON ({error}).") from error
+        raise DamagedError(f"{path}: the file is damaged, it is not JSON ({error}).", _anew(what)) from error
     if not isinstance(value, dict):
-        raise DamagedError(f"{path}: the file is damaged, it should hold a JSON object.")
+        raise DamagedError(f"{path}: the file is damaged, it should hold a JSON object.", _anew(what))
     return value
+
+
+def _anew(what: str) -> str:
+    return f"It is part of {what}: make that anew."
 
 
 def digest(*parts: bytes) -> str:

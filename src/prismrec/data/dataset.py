@@ -211,7 +211,12 @@ class Dataset:
         path = Path(path)
         manifest = read_json(path / MANIFEST, "a data set (as `prismrec ingest` writes it)")
         if manifest.get("format") != FORMAT:
-            raise InputError(f"{path}: this is not a data set of prismrec.")
+            raise InputError(f"{path}: this is not a data set of prismrec.", "Check the path.")
+        missing = [name for name in _FIELDS if name not in manifest]
+        if missing:
+            raise DamagedError(
+                f"{path / MANIFEST}: the file is damaged, {missing[0]!r} is missing.", "Run ingest again."
+            )
         if manifest["format_version"] > FORMAT_VERSION:
             raise InputError(f"{path}: written by a newer prismrec.", "Install the newer version.")
         for name, expected in manifest["files"].items():
@@ -228,6 +233,8 @@ class Dataset:
         return {kind: PackedMedia(file) for kind, file in packed.items() if file.exists()}
 
 
+# What reading needs of the manifest.
+_FIELDS = ("format_version", "content_hash", "files", "min_rating", "text_columns", "notes")
 # What a killed write may have left in a folder without a manifest.
 _OWN = {"interactions.parquet", "items.parquet", "media", "refused.jsonl", "report.json"}
 

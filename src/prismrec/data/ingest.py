@@ -120,6 +120,7 @@ def ingest(
             f"{log_table.path}: min_rating is {options.min_rating:g}, and no column holds ratings.",
             f"Columns are: {list(log_table.schema)}. Say which: --column rating=...",
         )
+    _require_positives(log, options.min_rating, log_table)
     with _staging(out) as staging:
         total = sum(len(source.ids) for source in loaded.media.values())
         with progress.task("Checking and packing pictures and sounds", total) as task:
@@ -130,6 +131,15 @@ def ingest(
         write_json(staging / REPORT, report.model_dump(mode="json"))
         _move_in(staging, out)
     return report
+
+
+def _require_positives(log: LoadedLog, min_rating: float | None, table: Table) -> None:
+    if min_rating is not None and len(log.interactions.at_least(min_rating)) == 0:
+        highest = float(log.interactions.frame["rating"].to_numpy().max())
+        raise InputError(
+            f"{table.path}: no interaction is rated {min_rating:g} or more, the highest is {highest:g}.",
+            "Choose a lower --min-rating.",
+        )
 
 
 def _mappings(mapping: ColumnMapping, log: Table, items: Table) -> tuple[ColumnMapping, ColumnMapping]:
@@ -204,6 +214,7 @@ def _report(
         unknown_items=log.unknown_items,
         duplicate_items=loaded.duplicates,
         duplicate_items_differing=loaded.differing,
+        users_without_positives=len(dataset.users) - len(by_user),
         threshold=THRESHOLD,
         users_below_threshold=len(dataset.users) - int((by_user >= THRESHOLD).sum()),
         items_below_threshold=int((by_item < THRESHOLD).sum()),

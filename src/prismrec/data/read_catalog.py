@@ -135,6 +135,8 @@ def load_catalog(
     bytes_columns = [name for name, dtype in table.schema.items() if name != key and _holds_bytes(dtype)]
     frame = table.read([name for name in table.schema if name not in bytes_columns])
     rows_read = frame.height
+    if rows_read == 0:
+        raise InputError(f"{table.path}: it has a header and no rows.", "Write it again.")
     frame, row = _with_ids(frame, key, table, refusals)
     frame, row, differing = _without_duplicates(frame, row, table, refusals)
     if frame.is_empty():

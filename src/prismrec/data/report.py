@@ -161,6 +161,7 @@ class IngestReport(BaseModel):
     unknown_items: int
     duplicate_items: int
     duplicate_items_differing: int
+    users_without_positives: int = Field(description="They are served like users without history.")
     threshold: int = Field(description="Users and items with fewer positives are counted below.")
     users_below_threshold: int
     items_below_threshold: int = Field(description="Of the items that have any positive.")
@@ -224,6 +225,8 @@ class IngestReport(BaseModel):
             f"Fewer than {self.threshold} positives: {self.users_below_threshold:,} users, "
             f"{self.items_below_threshold:,} items; {self.new_items:,} items are new, nobody has met them"
         ]
+        if self.users_without_positives:
+            lines.append(f"Users without any positive: {self.users_without_positives:,}")
         lacking = {"text": self.without.text, "picture": self.without.image, "sound": self.without.audio}
         parts = [f"{count:,} without {kind}" for kind, count in lacking.items() if count is not None]
         lines.append(f"Items: {', '.join([*parts, f'{self.without.anything:,} without any content'])}")

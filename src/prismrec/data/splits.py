@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from prismrec.base.errors import DamagedError, InputError, SealedError
 from prismrec.base.files import atomic_path, digest, read_json, write_json
@@ -60,6 +60,12 @@ class SplitPlan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> Self:
+        if getattr(self, "valid", 0.0) + getattr(self, "test", 0.0) >= 1.0:
+            raise ValueError("the shares 'valid' and 'test' leave nothing to train on")
+        return self
 
     @abstractmethod
     def parts(self, dataset: Dataset, pairs: Pairs, order: Order) -> Parts:

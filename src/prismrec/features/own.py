@@ -101,7 +101,10 @@ def _matrix(path: Path, column: pl.Series, names: list[str]) -> npt.NDArray[Any]
     dtype = column.dtype
     inner = dtype.inner if isinstance(dtype, (pl.List, pl.Array)) else dtype
     if not inner.is_numeric():
-        raise InputError(f"{path}: the column {column.name!r} holds {inner}, not numbers.")
+        raise InputError(
+            f"{path}: the column {column.name!r} holds {inner}, not numbers.",
+            "Expected one list of numbers an item, all of the same length.",
+        )
     lists = column.cast(pl.List(pl.Float64))
     sizes = lists.list.len()
     if sizes.null_count():

@@ -393,7 +393,7 @@ def _explain(error: ValidationError, kind: type[BaseModel], of: str) -> tuple[st
     first = error.errors()[0]
     if not first["loc"]:
         # A rule between fields: its message names them.
-        return f"{of}: {first['msg'].removeprefix('Value error, ')}.", None
+        return f"{of}: {first['msg'].removeprefix('Value error, ')}.", "Change one of them."
     field = ".".join(str(part) for part in first["loc"]) or "settings"
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(field, kind.model_fields, n=1, cutoff=0.5)

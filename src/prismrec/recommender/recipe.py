@@ -102,7 +102,10 @@ def read_recipe(path: Path) -> Recipe:
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file.", "Check the path.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is not TOML ({error}).") from None
+        raise InputError(
+            f"{path}: is not TOML ({error}).",
+            'Expected UTF-8 text with lines such as [model] and, below it, name = "mamex".',
+        ) from None
     return parse_settings(Recipe, values, str(path))
 
 

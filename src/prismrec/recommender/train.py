@@ -33,7 +33,7 @@ from prismrec.recommender.part_ranking import Ranking, default_candidates
 from prismrec.recommender.recommender import Recommender
 from prismrec.recommender.vectors import average_for_unknown, compute, vector_digest
 from prismrec.training.history import FitHistory
-from prismrec.training.loop import fit, require_metric
+from prismrec.training.loop import fit, require_device, require_metric
 
 
 def open_features(dataset: Dataset, modalities: Sequence[str] | None = None) -> list[FeatureStore]:
@@ -118,6 +118,7 @@ def train(
     if dataset is None:
         raise InputError("This split was read from a run: train on a split of a data set.")
     folder = Path(out) if out is not None else None
+    require_device(device)
     if folder is not None:
         require_home(folder)
     if plan is None:
@@ -220,7 +221,7 @@ def _validation(
         raise ConfigError(
             f"training.metric is {plan.metric!r}, and the validation part has {n_candidates:,} candidates "
             f"('{mode}').",
-            "Choose a K of at most that (--set training.metric=ndcg@5, say), or a larger share that validates.",
+            "Choose a K of at most that (--set training.metric=ndcg@5, say), or let a larger share validate.",
         )
     ks = [k for k in sorted({10, 20, k}) if k <= n_candidates]
     vectors, present = features.gather(ranking.candidates)

@@ -10,11 +10,13 @@ from prismrec.base.errors import DamagedError, InputError
 from prismrec.base.files import storage_errors
 from prismrec.base.progress import SILENT, Progress
 from prismrec.data.dataset import Dataset
+from prismrec.evaluation.metrics import parse_metric
 from prismrec.features.store import FeatureStore
 from prismrec.recommender.folder import CHECKPOINT, MANIFEST, RESULTS, load, read_manifest, require_home
 from prismrec.recommender.recipe import Job
 from prismrec.recommender.recommender import Recommender
 from prismrec.recommender.train import open_features, train
+from prismrec.training.loop import require_device
 
 TENSORBOARD = "tensorboard"
 
@@ -77,6 +79,8 @@ def train_run(
     if (out / MANIFEST).exists() and not restart:
         _require_same(out, job, opened.content_hash, split.hash, stores)
         return TrainOutcome(_finished(out), True)
+    require_device(device)
+    parse_metric(job.training.metric)
     if restart:
         _clear(out)
     recommender = train(

@@ -305,7 +305,7 @@ def _accelerator(device: str) -> Any:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
 
-    wanted = _device_type(device)
+    wanted = require_device(device)
     if PartialState().device.type != wanted:
         AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=wanted == "cpu")
@@ -314,7 +314,14 @@ def _accelerator(device: str) -> Any:
     return accelerator
 
 
-def _device_type(device: str) -> str:
+def require_device(device: str) -> str:
+    """Return the kind of a device, "cpu", "cuda" or "mps"; the best there is for "auto".
+
+    Raises
+    ------
+    ConfigError
+        If there is no such device here.
+    """
     if device == "auto":
         if torch.cuda.is_available():
             return "cuda"
