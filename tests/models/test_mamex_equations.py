@@ -143,12 +143,14 @@ def test_losses_as_the_paper_writes_them(source: Planted) -> None:
     assert len(batch.items) < source.data.inputs.n_items
     oracle = Oracle(model, batch.items)
     uniform = np.full(5, 0.2)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad and name != "users"}
+    weights = sum(float(p.detach().square().sum()) for p in trained.values())
     expected = {
         "rank": sum(oracle.bpr(batch)),
         "align": 0.3 * oracle.alignment(),
         "balance": 0.7 * sum(kl(mean, uniform) for mean in oracle.mean_gates()),
         "fusion_balance": 0.9 * kl(oracle.mean_alpha(), np.full(2, 0.5)),
-        "l2": 0.01 * sum(float(p.detach().square().sum()) for p in model.parameters() if p.requires_grad),
+        "l2": 0.01 * (weights + float(model.users.detach()[batch.users].square().sum())),
     }
     assert values(model, batch) == pytest.approx(expected, rel=1e-4)
 

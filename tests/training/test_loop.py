@@ -11,6 +11,7 @@ from prismrec.models.base import GradientModel, ModelConfig
 from prismrec.models.mamex import MAMEXConfig
 from prismrec.models.plan import TrainingPlan
 from prismrec.training.loop import fit
+from prismrec.training.row_adam import RowAdam
 
 CONFIG = MAMEXConfig(dim=16, start="random", loss="bpr", gate_dropout=0.3)
 PLAN = TrainingPlan(sampling="triplets", epochs=8, batch_size=64, learning_rate=0.01, patience=0)
@@ -108,14 +109,21 @@ def test_validation_comes_every_so_often_and_at_the_end(data):
 
 @pytest.mark.parametrize("stop_at", [1, 2, 5, 8])
 @pytest.mark.parametrize("sampling", ["triplets", "users"])
-def test_a_resumed_run_equals_one_that_was_not_stopped(data, tmp_path, stop_at, sampling):
+@pytest.mark.parametrize("row_updates", ["lazy", "dense"])
+def test_a_resumed_run_equals_one_that_was_not_stopped(data, tmp_path, stop_at, sampling, row_updates):
     config = (
         CONFIG
         if sampling == "triplets"
         else MAMEXConfig(dim=16, start="random", loss="softmax", gate_dropout=0.3)
     )
     plan = PLAN.model_copy(
-        update={"sampling": sampling, "schedule": "cosine", "warmup_steps": 5, "batch_size": 20}
+        update={
+            "sampling": sampling,
+            "schedule": "cosine",
+            "warmup_steps": 5,
+            "batch_size": 20,
+            "row_updates": row_updates,
+        }
     )
     whole = build(data, config)
     expected = fit(whole, data, plan, seed=3, validate=norm)
@@ -276,6 +284,68 @@ def test_clipping_bounds_the_gradient(data, monkeypatch):
     fit(One(data.inputs), data, PLAN.model_copy(update={"epochs": 1}), seed=0)
     assert norms[0] == pytest.approx(0.25, rel=1e-4)
     assert norms[-1] == pytest.approx(math.sqrt(33), rel=1e-4)
+
+
+def users_moved(data, row_updates):
+    """How far each user's vector is moved by the second of two steps, the first of which touches them all."""
+    model = build(data)
+    plan = PLAN.model_copy(
+        update={"batch_size": 10, "epochs": 2, "row_updates": row_updates, "clip_norm": 0.5}
+    )
+    tables = []
+    losses = model.losses
+
+    def watched(batch):
+        tables.append((model.users.detach().clone(), batch.users))
+        return losses(batch)
+
+    model.losses = watched
+    fit(model, data, plan, seed=0)
+    moved = [
+        (after != before).any(dim=1) for (before, _), (after, _) in zip(tables, tables[1:], strict=False)
+    ]
+    touched = [torch.zeros(30, dtype=torch.bool).index_fill(0, users, True) for _, users in tables[:-1]]
+    return torch.stack(moved), torch.stack(touched)
+
+
+def test_lazy_updates_move_the_users_of_the_batch_alone(data):
+    moved, touched = users_moved(data, "lazy")
+    assert torch.equal(moved, touched)
+
+
+def test_dense_updates_move_every_user_that_was_ever_touched(data):
+    moved, touched = users_moved(data, "dense")
+    assert torch.equal(moved[-1], torch.arange(30) > 0)
+    assert not touched[-1][1:].all()
+
+
+def test_clipping_counts_rows_that_repeat_once(data, monkeypatch):
+    norms = []
+    original = RowAdam.step
+
+    def step(self, *args, **kwargs):
+        gradient = self.param_groups[0]["params"][0].grad
+        norms.append(float(gradient.to_dense().norm()))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(RowAdam, "step", step)
+    model = build(data, CONFIG.model_copy(update={"align": 0.0, "balance": 0.0, "fusion_balance": 0.0}))
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter is model.users)
+    plan = PLAN.model_copy(update={"epochs": 1, "clip_norm": 1e-3})
+    fit(model, data, plan, seed=0)
+    np.testing.assert_allclose(norms, 1e-3, rtol=2e-2)
+
+
+@pytest.mark.parametrize("able", [False, True])
+def test_automatic_precision_asks_the_processor(data, monkeypatch, able):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able}, raising=False)
+    weights = []
+    for precision in ("auto", "fp32"):
+        model = build(data)
+        fit(model, data, PLAN.model_copy(update={"precision": precision, "epochs": 1}), seed=0)
+        weights.append(model.state()["experts.0.maps.weight"])
+    assert torch.equal(*weights) is not able
 
 
 @pytest.mark.parametrize("sampling", ["triplets", "users"])

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
+from torch.nn import functional
 
 from prismrec.base.errors import ConfigError, DamagedError, InputError
 from prismrec.data.interactions import Pairs
@@ -311,6 +312,29 @@ class GradientModel(Model):
 
     undecayed: ClassVar[tuple[str, ...]] = ("users", "item_bias")
     """Names of the parameters that weight decay leaves alone."""
+
+    row_tables: ClassVar[tuple[str, ...]] = ()
+    """Names of the tables that `losses` reads through `rows` alone, so that lazy updates may serve them."""
+
+    lazy_rows: bool = False
+    """Whether gradients of `row_tables` hold the touched rows only; the training loop sets it."""
+
+    def rows(self, table: Tensor, codes: Tensor) -> Tensor:
+        """Return rows of a table for a loss.
+
+        Parameters
+        ----------
+        table
+            Shape ``(rows, d)``.
+        codes
+            Any shape, all of them rows of the table.
+
+        Returns
+        -------
+        Tensor
+            Shape ``(*codes.shape, d)``.
+        """
+        return functional.embedding(codes, table, sparse=self.lazy_rows)
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:

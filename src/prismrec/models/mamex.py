@@ -33,6 +33,7 @@ from prismrec.models.layers.lookup import rows_or_zero
 from prismrec.models.layers.losses import bpr, kl_divergence, softmax_cross_entropy
 from prismrec.models.layers.moe import Experts, masked_softmax, sparse_softmax
 from prismrec.models.layers.svd import svd_factors
+from prismrec.models.layers.unit import unit_rows
 from prismrec.models.plan import TrainingPlan
 
 
@@ -98,8 +99,8 @@ class MAMEXConfig(ModelConfig):
     l2: float = Field(0.0, ge=0, description="Weight lambda_4 of the L2 term of (11).")
     l2_on: Literal["parameters", "vectors"] = Field(
         "vectors",
-        description="'parameters': all of them, as (11) says. 'vectors': users' and items' output vectors of "
-        "the batch, as released.",
+        description="'parameters': all weights and the vectors of the batch's users, for (11). 'vectors': "
+        "users' and items' output vectors of the batch, as released.",
     )
     reduction: Literal["sum", "mean"] = Field(
         "mean",
@@ -132,7 +133,14 @@ class MAMEXConfig(ModelConfig):
         """Return ``tuned`` (also ``default``), ``paper`` and ``as_released``."""
         tuned = Preset(
             cls(),
-            TrainingPlan(sampling="users", batch_size=512, epochs=20, learning_rate=3e-4, patience=3),
+            TrainingPlan(
+                sampling="users",
+                batch_size=512,
+                epochs=20,
+                learning_rate=3e-4,
+                patience=3,
+                row_updates="dense",
+            ),
             "Ours, chosen by validation: starts from collaborative factors and a kernel regression.",
         )
         paper = Preset(
@@ -151,7 +159,7 @@ class MAMEXConfig(ModelConfig):
                 balance_direction="paper",
                 scope="batch",
             ),
-            TrainingPlan(evaluate_every=1, patience=20),
+            TrainingPlan(evaluate_every=1, patience=20, row_updates="dense"),
             "The equations as printed; where the paper is silent, the released code.",
         )
         released = Preset(
@@ -170,7 +178,9 @@ class MAMEXConfig(ModelConfig):
                 balance_direction="released",
                 scope="catalog",
             ),
-            TrainingPlan(epochs=1000, negative_items="all", evaluate_every=10, patience=21),
+            TrainingPlan(
+                epochs=1000, negative_items="all", evaluate_every=10, patience=21, row_updates="dense"
+            ),
             "The released code: catalogue-wide terms, cold items as negatives.",
         )
         return {"default": tuned, "tuned": tuned, "paper": paper, "as_released": released}
@@ -223,6 +233,8 @@ class MAMEX(GradientModel):
         If there is no modality, or one that the configuration names does not exist.
     """
 
+    row_tables: ClassVar[tuple[str, ...]] = ("users",)
+
     def __init__(self, config: MAMEXConfig, inputs: ModelInputs) -> None:
         super().__init__(inputs)
         inputs.require_content("MAMEX")
@@ -249,7 +261,7 @@ class MAMEX(GradientModel):
             [nn.Linear(sum(dims), k)] if joint else [nn.Linear(n, k) for n in inside]
         )
         pools = [sum(dims)] if concatenated else inside[:1] if shared else inside
-        self.experts = nn.ModuleList(Experts(n, d, k) for n in pools)
+        self.experts = nn.ModuleList(Experts(n, d, k, config.top_k) for n in pools)
         landmarks = min(config.landmarks, inputs.n_items)
         self.kernel = KernelMap(dims, d, landmarks) if config.start == "kernel" else None
         self._known: Tensor | None = None
@@ -277,7 +289,7 @@ class MAMEX(GradientModel):
         vectors, present = data.features.gather(data.warm)
         if self.config.centre:
             for centre, column in zip(self.centres, self._columns, strict=True):
-                seen = _unit(torch.from_numpy(vectors[column][present[:, column]]))
+                seen = functional.normalize(torch.from_numpy(vectors[column][present[:, column]]), dim=1)
                 centre.copy_(seen.mean(dim=0) if len(seen) else torch.zeros_like(centre))
         if self.item_bias is not None:
             counts = np.bincount(data.pairs.items, minlength=self.inputs.n_items)
@@ -393,7 +405,9 @@ class MAMEX(GradientModel):
                 z = z + len(inputs) * started[place]
             parts.append(z * present[:, place : place + 1])
         weights = self._fuse(parts, present)
-        vectors = torch.stack([weights[:, m : m + 1] * z for m, z in enumerate(parts)]).sum(dim=0)
+        vectors = weights[:, :1] * parts[0]
+        for place in range(1, len(parts)):
+            vectors = torch.addcmul(vectors, weights[:, place : place + 1], parts[place])
         return Encoded(vectors, parts, weights, present, dense, sparse, routed)
 
     def _started(self, items: ItemBatch, contents: Sequence[Tensor]) -> Sequence[Tensor] | None:
@@ -409,7 +423,7 @@ class MAMEX(GradientModel):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of (11): rank, align, balance, fusion_balance, l2."""
         encoded = self.encode(batch.items)
-        users = self.users[batch.users]
+        users = self.rows(self.users, batch.users)
         terms = {"rank": self._rank_loss(batch, users, encoded.vectors)}
         if self.config.align > 0 and len(encoded.parts) > 1:
             terms["align"] = self.config.align * self._alignment(encoded)
@@ -426,10 +440,8 @@ class MAMEX(GradientModel):
         present = items.present[:, self._columns]
         inputs = []
         for place, column in enumerate(self._columns):
-            content = _unit(items.vectors[column])
-            if self.config.centre:
-                content = _unit(content - self.centres[place])
-            inputs.append(torch.where(present[:, place : place + 1], content, 0.0))
+            centre = self.centres[place] if self.config.centre else None
+            inputs.append(unit_rows(items.vectors[column], present[:, place], centre))
         return inputs, present
 
     def _route(
@@ -487,9 +499,10 @@ class MAMEX(GradientModel):
             return terms.mean()
         if self.config.loss != "bpr":
             raise InputError("MAMEX with loss='softmax' is trained on whole users.", "Set sampling='users'.")
-        positive = (users * vectors[batch.positives]).sum(dim=1, keepdim=True)
-        negative = torch.einsum("bd,bnd->bn", users, vectors[batch.negatives])
-        terms = bpr(positive.float(), negative.float())
+        # One gather of positives and negatives: its gradient is scattered in one pass.
+        places = torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1)
+        scores = (functional.embedding(places, vectors.float()) * users.unsqueeze(1)).sum(dim=2)
+        terms = bpr(scores[:, :1], scores[:, 1:])
         return terms.sum() if self.config.reduction == "sum" else terms.mean()
 
     def _alignment(self, encoded: Encoded) -> Tensor:
@@ -535,7 +548,9 @@ class MAMEX(GradientModel):
 
     def _l2(self, batch: Batch, users: Tensor, vectors: Tensor) -> Tensor:
         if self.config.l2_on == "parameters":
-            return torch.stack([p.square().sum() for p in self.parameters() if p.requires_grad]).sum()
+            # Of the users those of the batch, as BPR has it: the others' vectors do not enter the loss.
+            weights = [p for p in self.parameters() if p.requires_grad and p is not self.users]
+            return torch.stack([p.square().sum() for p in (*weights, users)]).sum()
         if isinstance(batch, TripletBatch):
             positive = vectors[batch.positives].square().sum(dim=1)
             negative = vectors[batch.negatives].square().sum(dim=2).mean(dim=1)
@@ -554,7 +569,3 @@ def _chosen_columns(config: MAMEXConfig, inputs: ModelInputs) -> list[int]:
             f"There are: {', '.join(names)}.",
         )
     return [names.index(name) for name in config.modalities]
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    return functional.normalize(vectors, dim=1)

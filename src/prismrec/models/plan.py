@@ -27,9 +27,28 @@ class TrainingPlan(BaseModel):
         description="Where negatives come from. 'all' lets cold items be negatives, as the released code of "
         "MILK and MAMEX does.",
     )
+    negative_sampling: Literal["uniform", "popularity", "in-batch"] = Field(
+        "uniform",
+        description="How negatives are drawn; never one that the user has touched. 'popularity': as often as "
+        "an item's count in training to popularity_power. 'in-batch': other positives of the same batch, so "
+        "that a batch holds few items; uniform for a user who has touched them all.",
+    )
+    popularity_power: float = Field(
+        0.75, ge=0, le=4, description="With negative_sampling='popularity'; 0 is uniform. Cold items count as 1."
+    )
+    grouping: Literal["none", "items"] = Field(
+        "none",
+        description="'items': pairs of an item come one after the other, items in a new random order each "
+        "epoch. A batch then holds fewer items, and the pairs of a batch are less independent.",
+    )
     learning_rate: float = Field(1e-3, gt=0, le=10)
     weight_decay: float = Field(
         0.0, ge=0, description="Decoupled decay (AdamW) of all parameters but the embeddings of users."
+    )
+    row_updates: Literal["dense", "lazy"] = Field(
+        "lazy",
+        description="Adam on embedding tables. 'dense': every row moves in every step, as in the released "
+        "codes of most papers. 'lazy': only the batch's rows, many times faster with many users.",
     )
     schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="Course of the learning rate over all epochs."
@@ -38,7 +57,11 @@ class TrainingPlan(BaseModel):
     clip_norm: float | None = Field(
         None, gt=0, description="Largest norm of the gradient; None: no clipping."
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="'bf16': products in bfloat16.")
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        "fp32",
+        description="'bf16': large products in bfloat16, everything else in float32. 'auto': that, where the "
+        "processor or GPU has units for it, so that results differ between machines.",
+    )
     evaluate_every: int = Field(1, ge=1, description="Epochs between two validations.")
     patience: int = Field(
         10, ge=0, description="Stop after so many validations in a row without a better one; 0: never."

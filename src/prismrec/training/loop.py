@@ -24,6 +24,7 @@ from prismrec.models.plan import TrainingPlan
 from prismrec.training.batches import Batches
 from prismrec.training.checkpoint import Checkpoint
 from prismrec.training.history import EpochRecord, FitHistory
+from prismrec.training.row_adam import RowAdam
 
 Validate = Callable[[Model], dict[str, float]]
 
@@ -113,8 +114,10 @@ class _Run:
         self.write = write
         self.accelerator = accelerator
         self.device: torch.device = accelerator.device
-        self.optimizer = _optimizer(model.to(self.device), plan)
-        self.model, self.prepared = accelerator.prepare(model, self.optimizer)
+        model.lazy_rows = plan.row_updates == "lazy"
+        self.half = _in_half(plan, self.device)
+        self.optimizers = _optimizers(model.to(self.device), plan)
+        self.model, *self.prepared = accelerator.prepare(model, *self.optimizers)
         self.batches = Batches(data, plan, seed, model.wants_catalog)
         self.history = FitHistory(chosen=chosen, seconds={"sample": 0.0, "step": 0.0, "validate": 0.0})
         self.best: dict[str, Tensor] | None = None
@@ -181,17 +184,19 @@ class _Run:
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         rate = self.plan.learning_rate * self._rate_factor()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        half = self.plan.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        with torch.autocast(self.device.type, torch.bfloat16) if self.half else nullcontext():
             terms = self.model.losses(batch)
         total = torch.stack([value.float() for value in terms.values()]).sum()
-        self.prepared.zero_grad(set_to_none=True)
+        for prepared in self.prepared:
+            prepared.zero_grad(set_to_none=True)
         self.accelerator.backward(total)
         if self.plan.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.plan.clip_norm)
-        self.prepared.step()
+            _clip(self.model, self.plan.clip_norm)
+        for prepared in self.prepared:
+            prepared.step()
         self.steps += 1
         return {name: value.detach().float() for name, value in terms.items()}
 
@@ -252,10 +257,10 @@ class _Run:
     def _checkpoint(self) -> Checkpoint:
         tensors = {f"model.{name}": t for name, t in self.model.state().items()}
         tensors |= {f"best.{name}": t for name, t in (self.best or {}).items()}
-        names = [name for name, p in self.model.named_parameters() if p.requires_grad]
-        for name in names:
-            for moment, value in self.optimizer.state[self.model.get_parameter(name)].items():
-                tensors[f"optimizer.{name}/{moment}"] = torch.as_tensor(value)
+        for name, parameter in self.model.named_parameters():
+            for optimizer in self.optimizers:
+                for moment, value in optimizer.state.get(parameter, {}).items():
+                    tensors[f"optimizer.{name}/{moment}"] = torch.as_tensor(value)
         numbers = {"history": self.history.model_dump(), "bad": self.bad, "steps": self.steps}
         return Checkpoint(tensors, numbers)
 
@@ -267,9 +272,9 @@ class _Run:
         self.best = found.group("best") or None
         for key, value in found.group("optimizer").items():
             name, moment = key.rsplit("/", 1)
-            self.optimizer.state[self.model.get_parameter(name)][moment] = (
-                value if moment == "step" else value.to(self.device)
-            )
+            parameter = self.model.get_parameter(name)
+            owner = next(o for o in self.optimizers if any(parameter is p for p in _parameters(o)))
+            owner.state[parameter][moment] = value if moment == "step" else value.to(self.device)
         self.history = FitHistory.model_validate(found.numbers["history"])
         self.bad, self.steps = int(found.numbers["bad"]), int(found.numbers["steps"])
         self.progress.say(f"resuming after epoch {len(self.history.epochs)}")
@@ -290,14 +295,59 @@ def require_metric(plan: TrainingPlan, metrics: Mapping[str, float]) -> None:
         )
 
 
-def _optimizer(model: GradientModel, plan: TrainingPlan) -> torch.optim.Optimizer:
+def _optimizers(model: GradientModel, plan: TrainingPlan) -> list[torch.optim.Optimizer]:
+    """AdamW for what every batch touches, and lazy Adam for tables of which it touches a few rows."""
     decayed: list[Tensor] = []
     free: list[Tensor] = []
+    tables: list[Tensor] = []
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
+        if not parameter.requires_grad:
+            continue
+        if model.lazy_rows and name in model.row_tables:
+            tables.append(parameter)
+        else:
             (free if name in model.undecayed else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=plan.learning_rate)
+    found: list[torch.optim.Optimizer] = []
+    if decayed or free:
+        # Fused: one pass over parameter, gradient and moments instead of seven.
+        fused = all(p.device.type in ("cpu", "cuda") for p in (*decayed, *free))
+        found.append(
+            torch.optim.AdamW([g for g in groups if g["params"]], lr=plan.learning_rate, fused=fused)
+        )
+    if tables:
+        found.append(RowAdam(tables, lr=plan.learning_rate))
+    return found
+
+
+def _clip(model: GradientModel, norm: float) -> None:
+    """Scale all gradients down to a norm; torch's own function refuses those that hold touched rows only."""
+    values = []
+    for parameter in model.parameters():
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            values.append(parameter.grad._values())
+        elif parameter.grad is not None:
+            values.append(parameter.grad)
+    factor = (norm / (torch.nn.utils.get_total_norm(values) + 1e-6)).clamp(max=1.0)
+    for value in values:
+        value.mul_(factor)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _in_half(plan: TrainingPlan, device: torch.device) -> bool:
+    """Whether products are taken in bfloat16; 'auto' asks whether there are units for it."""
+    if plan.precision != "auto":
+        return plan.precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def _accelerator(device: str) -> Any:

@@ -1,19 +1,76 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from prismrec.models.layers.moe import Experts, masked_softmax, sparse_softmax
 
 
-def test_experts_are_affine_maps_weighted_and_summed() -> None:
+@pytest.mark.parametrize("chosen", [1, 2])
+def test_experts_are_affine_maps_weighted_and_summed(chosen: int) -> None:
     torch.manual_seed(0)
-    layer = Experts(3, 4, experts=2)
+    layer = Experts(3, 4, experts=2, chosen=chosen)
     inputs, weights = torch.randn(5, 3), torch.rand(5, 2)
     matrices, biases = layer.maps.weight.view(2, 4, 3), layer.maps.bias.view(2, 4)
     for row in range(5):
         each = [matrices[k] @ inputs[row] + biases[k] for k in range(2)]
         assert_close(layer(inputs, weights)[row], weights[row, 0] * each[0] + weights[row, 1] * each[1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 12),
+    experts=st.integers(1, 5),
+    chosen=st.integers(1, 5),
+    frozen=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_both_ways_to_mix_give_autograds_values_and_gradients(
+    n: int, experts: int, chosen: int, frozen: bool, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    logits = torch.randn(n, experts)
+    weights = sparse_softmax(logits, min(chosen, experts))
+    if n > 2:
+        weights[1] = 0.0  # an input that no expert is chosen for
+    content, gradient = torch.randn(n, 3), torch.randn(n, 4)
+    results = []
+    for way in ("plain", "dense", "routed"):
+        torch.manual_seed(seed + 1)
+        layer = Experts(3, 4, experts, chosen=experts if way == "dense" else 0)
+        inputs, mix = content.clone().requires_grad_(not frozen), weights.clone().requires_grad_()
+        if way == "plain":
+            each = layer.maps(inputs).view(n, experts, 4)
+            found = (each * mix.unsqueeze(2)).sum(dim=1)
+        else:
+            found = layer(inputs, mix)
+        found.backward(gradient)
+        # Routed, an expert that was not chosen gets no gradient for its weight, nor does a softmax need it.
+        to_mix = torch.where(weights > 0, mix.grad, 0.0)
+        results.append([found, layer.maps.weight.grad, layer.maps.bias.grad, to_mix])
+        if not frozen:
+            results[-1].append(inputs.grad)
+    for other in results[1:]:
+        for ours, theirs in zip(other, results[0], strict=True):
+            assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("chosen", [2, 4])
+def test_half_precision_is_near_full_precision_and_trains_in_full(chosen: int) -> None:
+    torch.manual_seed(0)
+    layer = Experts(64, 8, experts=4, chosen=chosen)
+    inputs, weights = torch.randn(50, 64), sparse_softmax(torch.randn(50, 4), chosen).requires_grad_()
+    exact = layer(inputs, weights)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = layer(inputs, weights)
+    half.square().sum().backward()
+    assert half.dtype == torch.float32
+    assert layer.maps.weight.grad is not None
+    assert layer.maps.weight.grad.dtype == torch.float32
+    assert_close(half, exact, atol=0.02, rtol=0.02)
+    assert not torch.equal(half, exact)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 9])
