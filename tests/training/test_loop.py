@@ -1,3 +1,4 @@
+import itertools
 import math
 import sys
 
@@ -301,9 +302,7 @@ def users_moved(data, row_updates):
 
     model.losses = watched
     fit(model, data, plan, seed=0)
-    moved = [
-        (after != before).any(dim=1) for (before, _), (after, _) in zip(tables, tables[1:], strict=False)
-    ]
+    moved = [(after != before).any(dim=1) for (before, _), (after, _) in itertools.pairwise(tables)]
     touched = [torch.zeros(30, dtype=torch.bool).index_fill(0, users, True) for _, users in tables[:-1]]
     return torch.stack(moved), torch.stack(touched)
 

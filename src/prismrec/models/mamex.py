@@ -28,10 +28,14 @@ from prismrec.models.base import (
     TripletBatch,
     UserBatch,
 )
+from prismrec.models.layers.dropout import Dropout
+from prismrec.models.layers.fusion import fuse
 from prismrec.models.layers.kernel_map import KernelMap
 from prismrec.models.layers.lookup import rows_or_zero
 from prismrec.models.layers.losses import bpr, kl_divergence, softmax_cross_entropy
-from prismrec.models.layers.moe import Experts, masked_softmax, sparse_softmax
+from prismrec.models.layers.moe import Experts, masked_softmax, sparse_softmax, whole_rows
+from prismrec.models.layers.pair_scores import pair_scores
+from prismrec.models.layers.routing import route
 from prismrec.models.layers.svd import svd_factors
 from prismrec.models.layers.unit import unit_rows
 from prismrec.models.plan import TrainingPlan
@@ -196,6 +200,8 @@ class Encoded:
         ``e_i`` of (6), shape ``(n, d)``.
     parts
         ``z_m`` of (3), one tensor a modality, shape ``(n, d)``; 0 where content is missing.
+    gaps
+        Squared distance of each part to the vector, shape ``(n, parts)``.
     weights
         ``alpha`` of (5), shape ``(n, parts)``; 0 where content is missing.
     present
@@ -210,6 +216,7 @@ class Encoded:
 
     vectors: Tensor
     parts: list[Tensor]
+    gaps: Tensor
     weights: Tensor
     present: Tensor
     routing: list[Tensor]
@@ -269,7 +276,7 @@ class MAMEX(GradientModel):
         n_parts = 1 if concatenated else len(dims)
         self.gate = (
             nn.Sequential(
-                nn.Linear(n_parts * d, d), nn.ReLU(), nn.Dropout(config.gate_dropout), nn.Linear(d, n_parts)
+                nn.Linear(n_parts * d, d), nn.ReLU(), Dropout(config.gate_dropout), nn.Linear(d, n_parts)
             )
             if config.fusion == "gate" and n_parts > 1
             else None
@@ -393,9 +400,13 @@ class MAMEX(GradientModel):
         inputs = [functional.dropout(c, self.config.feature_dropout, self.training) for c in contents]
         if self.config.router == "joint-concat":
             return self._encode_concatenated(inputs, present)
-        dense, sparse, routed = self._route(inputs, present)
+        # Routers are small and decide: in full precision they cost nothing.
+        with torch.autocast(present.device.type, enabled=False):
+            dense, sparse, routed = self._route(inputs, present)
         started = self._started(items, contents)
         parts = []
+        # Elsewhere than on a CPU, to ask would make the device wait.
+        complete = present.device.type == "cpu" and bool(present.all())
         for place, content in enumerate(inputs):
             experts = self.experts[min(place, len(self.experts) - 1)]
             chosen = sparse[min(place, len(sparse) - 1)]
@@ -403,12 +414,10 @@ class MAMEX(GradientModel):
             if started is not None:
                 # The addends of the regression, undone of the gate's equal weights at the start.
                 z = z + len(inputs) * started[place]
-            parts.append(z * present[:, place : place + 1])
+            parts.append(z if complete else z * present[:, place : place + 1])
         weights = self._fuse(parts, present)
-        vectors = weights[:, :1] * parts[0]
-        for place in range(1, len(parts)):
-            vectors = torch.addcmul(vectors, weights[:, place : place + 1], parts[place])
-        return Encoded(vectors, parts, weights, present, dense, sparse, routed)
+        vectors, gaps = fuse(parts, weights)
+        return Encoded(vectors, parts, gaps, weights, present, dense, sparse, routed)
 
     def _started(self, items: ItemBatch, contents: Sequence[Tensor]) -> Sequence[Tensor] | None:
         """Return each modality's addend of the kernel regression, None without one."""
@@ -448,17 +457,18 @@ class MAMEX(GradientModel):
         self, inputs: Sequence[Tensor], present: Tensor
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Gates of (3), dense and sparse, and which items each router may count."""
+        k = self.config.top_k
+        routers = [layer for layer in self.routers if isinstance(layer, nn.Linear)]
         if self.config.router == "joint":
-            logits = [self.routers[0](torch.cat(list(inputs), dim=1))]
+            pairs = [route(routers[0], torch.cat(list(inputs), dim=1), k)]
             routed = [present.any(dim=1)]
         else:
-            logits = [
-                router(projection(content))
-                for router, projection, content in zip(self.routers, self.projections, inputs, strict=True)
+            pairs = [
+                route(router, projection(content), k)
+                for router, projection, content in zip(routers, self.projections, inputs, strict=True)
             ]
             routed = [present[:, place] for place in range(len(inputs))]
-        dense = [values.softmax(dim=1) for values in logits]
-        sparse = [sparse_softmax(values, self.config.top_k) for values in logits]
+        dense, sparse = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         return dense, sparse, routed
 
     def _encode_concatenated(self, inputs: Sequence[Tensor], present: Tensor) -> Encoded:
@@ -469,7 +479,14 @@ class MAMEX(GradientModel):
         z = self.experts[0](content, chosen) * any_content.unsqueeze(1)
         weights = any_content.to(z.dtype).unsqueeze(1)
         return Encoded(
-            z, [z], weights, any_content.unsqueeze(1), [logits.softmax(dim=1)], [chosen], [any_content]
+            z,
+            [z],
+            torch.zeros_like(weights),
+            weights,
+            any_content.unsqueeze(1),
+            [logits.softmax(dim=1)],
+            [chosen],
+            [any_content],
         )
 
     def _fuse(self, parts: Sequence[Tensor], present: Tensor) -> Tensor:
@@ -478,7 +495,8 @@ class MAMEX(GradientModel):
             counted = present.to(parts[0].dtype)
             whole = len(parts) if self.config.missing == "shrink" else counted.sum(dim=1, keepdim=True)
             return counted / torch.as_tensor(whole).clamp_min(1.0)
-        logits = self.gate(torch.cat(list(parts), dim=1)).to(parts[0].dtype)
+        joined = torch.cat(list(parts), dim=1)
+        logits = self.gate(whole_rows(joined))[: len(joined)].to(parts[0].dtype)
         allowed = present
         if self.config.fusion_top_k is not None and self.config.fusion_top_k < len(parts):
             shown = logits.masked_fill(~present, float("-inf"))
@@ -499,19 +517,15 @@ class MAMEX(GradientModel):
             return terms.mean()
         if self.config.loss != "bpr":
             raise InputError("MAMEX with loss='softmax' is trained on whole users.", "Set sampling='users'.")
-        # One gather of positives and negatives: its gradient is scattered in one pass.
         places = torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1)
-        scores = (functional.embedding(places, vectors.float()) * users.unsqueeze(1)).sum(dim=2)
+        scores = pair_scores(users, vectors, places)
         terms = bpr(scores[:, :1], scores[:, 1:])
         return terms.sum() if self.config.reduction == "sum" else terms.mean()
 
     def _alignment(self, encoded: Encoded) -> Tensor:
         """(8), over the modalities that are present."""
         counted = encoded.present.any(dim=1).sum().clamp_min(1)
-        total = encoded.vectors.new_zeros(())
-        for place, z in enumerate(encoded.parts):
-            gap = (encoded.vectors - z).square().sum(dim=1)
-            total = total + (gap * encoded.present[:, place]).sum() / counted
+        total = (encoded.gaps * encoded.present).sum() / counted
         return total if self.config.reduction == "sum" else total / self.config.dim
 
     def _expert_balance(self, encoded: Encoded) -> Tensor:
@@ -552,9 +566,9 @@ class MAMEX(GradientModel):
             weights = [p for p in self.parameters() if p.requires_grad and p is not self.users]
             return torch.stack([p.square().sum() for p in (*weights, users)]).sum()
         if isinstance(batch, TripletBatch):
-            positive = vectors[batch.positives].square().sum(dim=1)
-            negative = vectors[batch.negatives].square().sum(dim=2).mean(dim=1)
-            return (users.square().sum(dim=1) + positive + negative).mean()
+            norms = vectors.square().sum(dim=1)
+            items = norms[batch.positives] + norms[batch.negatives].mean(dim=1)
+            return (users.square().sum(dim=1) + items).mean()
         return users.square().sum(dim=1).mean() + vectors.square().sum(dim=1).mean()
 
 

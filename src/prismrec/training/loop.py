@@ -24,6 +24,7 @@ from prismrec.models.plan import TrainingPlan
 from prismrec.training.batches import Batches
 from prismrec.training.checkpoint import Checkpoint
 from prismrec.training.history import EpochRecord, FitHistory
+from prismrec.training.prefetch import ahead
 from prismrec.training.row_adam import RowAdam
 
 Validate = Callable[[Model], dict[str, float]]
@@ -159,7 +160,7 @@ class _Run:
         self.model.train()
         sums: dict[str, Tensor] = {}
         mark = time.perf_counter()
-        for batch in self.batches.epoch(number):
+        for batch in ahead(self.batches.epoch(number)):
             moved = _to(batch, self.device)
             self.history.seconds["sample"] += time.perf_counter() - mark
             mark = time.perf_counter()

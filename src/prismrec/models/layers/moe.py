@@ -2,16 +2,21 @@
 
 from typing import Any
 
+import numba
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+_ROWS = 128
+_ROUTED_SHARE = 0.6
 
 
 class Experts(nn.Module):
     """K affine maps that are applied in one matrix product.
 
-    On a CPU only the products of the chosen experts are computed. Gathering their rows costs less than it
-    saves, even where half of four experts are chosen (``benchmarks/bench_mamex.py``). Elsewhere all products
-    are computed: finding the rows would make the device wait.
+    On a CPU only the products of the chosen experts are computed, where at most six of ten are chosen: with
+    two of four, gathering rows costs less than it saves, with three of four more
+    (``benchmarks/bench_mamex.py``). Elsewhere all are computed: finding the rows would make the device wait.
 
     Parameters
     ----------
@@ -49,7 +54,7 @@ class Experts(nn.Module):
         """
         kind = inputs.device.type
         half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        routed = kind == "cpu" and self.chosen < self.experts
+        routed = kind == "cpu" and self.chosen <= _ROUTED_SHARE * self.experts
         apply = _RoutedMixture.apply if routed else _Mixture.apply
         with torch.autocast(kind, enabled=False):
             mixed: Tensor = apply(  # type: ignore[no-untyped-call]
@@ -87,41 +92,140 @@ class _Mixture(torch.autograd.Function):
 
 
 class _RoutedMixture(torch.autograd.Function):
-    """The same as `_Mixture`, expert by expert, each for the inputs that chose it."""
+    """The same as `_Mixture`, expert by expert, each for the inputs that chose it; on the CPU.
+
+    The inputs are copied side by side in the order of the experts, so that each product is one contiguous
+    piece; ``order`` names the input of each place, and places between two pieces belong to none (-1).
+    """
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, maps: Tensor, weights: Tensor, half: torch.dtype | None) -> Tensor:
         cast = inputs if half is None else inputs.to(half)
         k = weights.shape[1]
-        summed = inputs.new_zeros(len(inputs), len(maps) // k)
-        saved = []
+        order, starts = _places(weights.detach().numpy(), 1 if half is None else _ROWS)
+        taken = cast.index_select(0, torch.from_numpy(np.maximum(order, 0)))
+        outputs = torch.empty(len(order), len(maps) // k, dtype=cast.dtype)
         for expert, matrix in enumerate(maps.to(cast.dtype).chunk(k)):
-            rows = weights[:, expert].nonzero().squeeze(1)
-            taken = cast.index_select(0, rows)
-            output = (taken @ matrix.T).float()
-            weight = weights[:, expert].index_select(0, rows).unsqueeze(1)
-            summed.index_add_(0, rows, output * weight)
-            saved += [rows, taken, output, weight]
-        ctx.save_for_backward(cast, maps, weights, *saved)
-        return summed
+            piece = slice(starts[expert], starts[expert + 1])
+            torch.mm(taken[piece], matrix.T, out=outputs[piece])
+        summed = np.zeros((len(inputs), outputs.shape[1]), dtype=np.float32)
+        full = outputs.float()
+        _combine(full.numpy(), weights.detach().numpy(), order, starts, summed)
+        ctx.order, ctx.starts = order, starts
+        ctx.save_for_backward(taken, maps, weights, full)
+        return torch.from_numpy(summed)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
-        cast, maps, weights, *saved = ctx.saved_tensors
+        taken, maps, weights, outputs = ctx.saved_tensors
         gradient = gradients[0].contiguous()
         k = weights.shape[1]
-        to_inputs = torch.zeros_like(cast, dtype=torch.float32) if ctx.needs_input_grad[0] else None
-        to_maps, to_weights = torch.empty_like(maps), torch.zeros_like(weights)
-        for expert, matrix in enumerate(maps.to(cast.dtype).chunk(k)):
-            # An expert that was not chosen has weight 0, and its softmax passes no gradient on.
-            rows, taken, output, weight = saved[4 * expert : 4 * expert + 4]
-            part = gradient.index_select(0, rows)
-            spread = (part * weight).to(cast.dtype)
-            to_maps[expert * len(matrix) : (expert + 1) * len(matrix)] = spread.T @ taken
-            to_weights[:, expert].index_copy_(0, rows, (part * output).sum(dim=1))
-            if to_inputs is not None:
-                to_inputs.index_add_(0, rows, (spread @ matrix).float())
-        return to_inputs, to_maps, to_weights, None
+        # An expert that was not chosen has weight 0, and its softmax passes no gradient on.
+        to_weights = np.zeros(tuple(weights.shape), dtype=np.float32)
+        full = np.empty(tuple(outputs.shape), dtype=np.float32)
+        _spread(
+            gradient.numpy(),
+            outputs.numpy(),
+            weights.detach().numpy(),
+            ctx.order,
+            ctx.starts,
+            full,
+            to_weights,
+        )
+        spread = torch.from_numpy(full).to(taken.dtype)
+        to_maps = torch.empty(maps.shape, dtype=taken.dtype)
+        to_taken = torch.empty_like(taken) if ctx.needs_input_grad[0] else None
+        cast, size = maps.to(taken.dtype), len(maps) // k
+        for expert in range(k):
+            piece, block = (
+                slice(ctx.starts[expert], ctx.starts[expert + 1]),
+                slice(expert * size, (expert + 1) * size),
+            )
+            torch.mm(spread[piece].T, taken[piece], out=to_maps[block])
+            if to_taken is not None:
+                torch.mm(spread[piece], cast[block], out=to_taken[piece])
+        to_inputs = None
+        if to_taken is not None:
+            kept = torch.from_numpy(np.flatnonzero(ctx.order >= 0))
+            rows = torch.from_numpy(ctx.order[ctx.order >= 0])
+            to_inputs = torch.zeros(len(weights), taken.shape[1])
+            to_inputs.index_add_(0, rows, to_taken.index_select(0, kept).float())
+        return to_inputs, to_maps.float(), torch.from_numpy(to_weights), None
+
+
+# The loops below run on one thread: a second pool of threads beside torch's would take its cores from it.
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _places(weights: Any, multiple: int) -> Any:
+    """Return the input of each place, experts side by side, and where each expert's places begin.
+
+    An expert's places are rounded up to a multiple: a product in half precision is compiled for each shape
+    that was not there before, which takes longer than the product. Rounded, the same few shapes come again.
+    """
+    n, k = weights.shape
+    starts = np.zeros(k + 1, dtype=np.int64)
+    for row in range(n):
+        for expert in range(k):
+            if weights[row, expert] != 0:
+                starts[expert + 1] += 1
+    for expert in range(k):
+        rounded = (starts[expert + 1] + multiple - 1) // multiple * multiple
+        starts[expert + 1] = starts[expert] + rounded
+    order = np.full(starts[k], -1, dtype=np.int64)
+    free = starts[:k].copy()
+    for row in range(n):
+        for expert in range(k):
+            if weights[row, expert] != 0:
+                order[free[expert]] = row
+                free[expert] += 1
+    return order, starts
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+def _combine(outputs: Any, weights: Any, order: Any, starts: Any, summed: Any) -> None:
+    for expert in range(len(starts) - 1):
+        for place in range(starts[expert], starts[expert + 1]):
+            row = order[place]
+            if row >= 0:
+                weight = weights[row, expert]
+                for column in range(outputs.shape[1]):
+                    summed[row, column] += weight * outputs[place, column]
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+def _spread(
+    gradient: Any, outputs: Any, weights: Any, order: Any, starts: Any, spread: Any, to_weights: Any
+) -> None:
+    for expert in range(len(starts) - 1):
+        for place in range(starts[expert], starts[expert + 1]):
+            row = order[place]
+            if row < 0:
+                spread[place] = 0.0
+                continue
+            weight, agreement = weights[row, expert], np.float32(0.0)
+            for column in range(outputs.shape[1]):
+                spread[place, column] = weight * gradient[row, column]
+                agreement += gradient[row, column] * outputs[place, column]
+            to_weights[row, expert] = agreement
+
+
+def whole_rows(inputs: Tensor) -> Tensor:
+    """Under autocast on a CPU, round the number of rows up by rows of 0, for the reason `_places` gives.
+
+    Parameters
+    ----------
+    inputs
+        Shape ``(n, d)``.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(m, d)``; the first n rows are the inputs.
+    """
+    if inputs.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return inputs
+    return nn.functional.pad(inputs, (0, 0, 0, -len(inputs) % _ROWS))
 
 
 def sparse_softmax(logits: Tensor, k: int) -> Tensor:
