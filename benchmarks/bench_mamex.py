@@ -11,7 +11,17 @@ import time
 
 import numpy as np
 import torch
-from harness import BABY, CLOTHING, ELECTRONICS, Row, Size, generated_pairs, generated_vectors, options, report
+from harness import (
+    BABY,
+    CLOTHING,
+    ELECTRONICS,
+    Row,
+    Size,
+    generated_pairs,
+    generated_vectors,
+    options,
+    report,
+)
 from reference_mamex import ReferenceMAMEX, same_losses
 
 from prismrec.features.store import FeatureStore, ItemFeatures

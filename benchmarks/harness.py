@@ -147,9 +147,8 @@ def report(script: str, rows: list[Row], args: argparse.Namespace) -> None:
     """Print rows, and put them into ``results/latest.json`` in the place of this script's earlier ones."""
     for row in rows:
         ratio = "not measured" if row.ratio is None else f"{row.ratio:.2f} x"
-        print(
-            f"{row.name:58} {ratio:>12}  goal {row.goal}  {row.against}  [{row.ours} / {row.theirs} {row.unit}]"
-        )
+        figures = f"{row.ours} / {row.theirs} {row.unit}"
+        print(f"{row.name:58} {ratio:>12}  goal {row.goal}  {row.against}  [{figures}]")
     if args.quick:
         return
     kept = [entry for entry in read() if entry["script"] != script]

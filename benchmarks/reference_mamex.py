@@ -26,9 +26,7 @@ class ReferenceMAMEX(nn.Module):
         dims = [feature.shape[1] for feature in features]
         self.users = nn.Parameter(torch.randn(n_users, d) * 0.1)
         self.routers = nn.ModuleList(nn.Linear(n, experts) for n in dims)
-        self.experts = nn.ModuleList(
-            nn.ModuleList(nn.Linear(n, d) for _ in range(experts)) for n in dims
-        )
+        self.experts = nn.ModuleList(nn.ModuleList(nn.Linear(n, d) for _ in range(experts)) for n in dims)
         self.gate = nn.Sequential(
             nn.Linear(len(dims) * d, d), nn.ReLU(), nn.Dropout(0.1), nn.Linear(d, len(dims))
         )
@@ -52,19 +50,21 @@ class ReferenceMAMEX(nn.Module):
         norms = rows.square().sum(dim=1) + positive.square().sum(dim=1) + negative.square().sum(dim=1)
         return rank + align + balance + _divergence(alpha.mean(dim=0)) + 1e-6 * norms.mean()
 
+    def copy_into(self, model: MAMEX) -> None:
+        """Give a model of the package the weights of this one."""
+        with torch.no_grad():
+            model.users.copy_(self.users)
+            for place, experts in enumerate(self.experts):
+                maps = model.experts[place].maps
+                maps.weight.copy_(torch.cat([expert.weight for expert in experts]))
+                maps.bias.copy_(torch.cat([expert.bias for expert in experts]))
+        model.routers.load_state_dict(self.routers.state_dict())
+        model.gate.load_state_dict(self.gate.state_dict())
+
 
 def same_losses(reference: ReferenceMAMEX, model: MAMEX, batch: TripletBatch) -> None:
-    """Give both the same weights and check that their losses agree."""
-    d = model.config.dim
-    with torch.no_grad():
-        reference.users.copy_(model.users)
-        for place, experts in enumerate(reference.experts):
-            maps = model.experts[place].maps
-            for k, expert in enumerate(experts):
-                expert.weight.copy_(maps.weight[k * d : (k + 1) * d])
-                expert.bias.copy_(maps.bias[k * d : (k + 1) * d])
-        reference.routers.load_state_dict(model.routers.state_dict())
-        reference.gate.load_state_dict(model.gate.state_dict())
+    """Give the model the weights of the reference, and check that their losses agree."""
+    reference.copy_into(model)
     reference.eval()
     model.eval()
     ours = torch.stack(list(model.losses(batch).values())).sum()

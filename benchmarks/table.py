@@ -15,9 +15,8 @@ def table() -> str:
         goal = "" if entry["goal"] is None else f"{entry['goal']:g}"
         met = {True: "yes", False: "**no**", None: ""}[entry["met"]]
         figures = [_figure(entry[side], entry["unit"]) for side in ("ours", "theirs")]
-        lines.append(
-            f"| {entry['name']} | {entry['against']} | {ratio} | {goal} | {met} | {' | '.join(figures)} | {entry['detail']} |"
-        )
+        cells = [entry["name"], entry["against"], ratio, goal, met, *figures, entry["detail"]]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", *_conditions(entries)])
 
 
@@ -26,7 +25,8 @@ def _conditions(entries: list[dict]) -> list[str]:
     for entry in entries:
         packages = {**entry["machine"]["packages"], **entry["machine"]["peers"]}
         versions = ", ".join(f"{name} {number}" for name, number in packages.items())
-        where = f"{entry['machine']['processor']}, {entry['machine']['cores']} cores, Python {entry['machine']['python']}"
+        on = entry["machine"]
+        where = f"{on['processor']}, {on['cores']} cores, Python {on['python']}"
         seen[entry["command"]] = f"- `{entry['command']}`, {entry['date']}, {where}; {versions}"
     return list(seen.values())
 

@@ -188,6 +188,21 @@ def test_softmax_over_all_training_items(source: Planted) -> None:
     assert values(model, batch)["rank"] == pytest.approx(np.mean(found), rel=1e-4)
 
 
+def test_softmax_over_drawn_negatives(source: Planted) -> None:
+    model = untrained("paper", source, loss="softmax", item_bias=True, reduction="mean")
+    assert model.item_bias is not None
+    with torch.no_grad():
+        model.item_bias.copy_(torch.linspace(-1, 1, len(model.item_bias)))
+    batch = next(iter(Batches(source.data, TrainingPlan(batch_size=40, negatives=3), 0, False).epoch(1)))
+    assert isinstance(batch, TripletBatch)
+    oracle = Oracle(model, batch.items)
+    scores = oracle.e @ oracle.state["users"].T + oracle.state["item_bias"][batch.items.codes][:, None]
+    found = []
+    for user, positive, negatives in zip(batch.users, batch.positives, batch.negatives, strict=True):
+        found.append(-np.log(softmax(scores[[int(positive), *negatives.tolist()], user])[0]))
+    assert values(model, batch)["rank"] == pytest.approx(np.mean(found), rel=1e-4)
+
+
 @pytest.mark.parametrize("preset", ["paper", "as_released"])
 def test_no_loss_sees_what_lies_under_a_missing_modality(source: Planted, preset: str) -> None:
     model = untrained(preset, source)

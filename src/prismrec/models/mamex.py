@@ -91,7 +91,11 @@ class MAMEXConfig(ModelConfig):
         description="Whether the gate spreads the weight of a missing modality over the others, or "
         "drops it, so that an item of which less is known has a shorter vector.",
     )
-    loss: Literal["bpr", "softmax"] = Field("softmax", description="'softmax' needs sampling='users'.")
+    loss: Literal["bpr", "softmax"] = Field(
+        "softmax",
+        description="'softmax': over all training items with sampling='users', over a pair's positive and its "
+        "drawn negatives with sampling='triplets' (sampled softmax, without correction of the draw).",
+    )
     item_bias: bool = Field(
         False,
         description="With 'softmax': a free popularity for each training item, so that content need not "
@@ -515,11 +519,14 @@ class MAMEX(GradientModel):
                 logits = logits + self.item_bias[batch.items.codes]
             terms = softmax_cross_entropy(logits.float(), batch.rows, batch.columns)
             return terms.mean()
-        if self.config.loss != "bpr":
-            raise InputError("MAMEX with loss='softmax' is trained on whole users.", "Set sampling='users'.")
         places = torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1)
         scores = pair_scores(users, vectors, places)
-        terms = bpr(scores[:, :1], scores[:, 1:])
+        if self.config.loss == "softmax":
+            if self.item_bias is not None:
+                scores = scores + self.item_bias[batch.items.codes][places]
+            terms = scores.logsumexp(dim=1) - scores[:, 0]
+        else:
+            terms = bpr(scores[:, :1], scores[:, 1:])
         return terms.sum() if self.config.reduction == "sum" else terms.mean()
 
     def _alignment(self, encoded: Encoded) -> Tensor:

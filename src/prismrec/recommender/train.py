@@ -134,7 +134,7 @@ def train(
     data = TrainingData(split.train, inputs, aligned, warm, seed)
     torch.manual_seed(seed)
     model = config.build(inputs)
-    validate = _validation(split, aligned, plan)
+    validate = validation_of(split, aligned, plan)
     history = _fit(model, data, plan, validate, seed, folder, device, log_dir, progress)
     model.eval()
     seconds = {"fit": time.perf_counter() - began, **history.seconds}
@@ -208,9 +208,16 @@ def _default_features(dataset: Dataset, config: ModelConfig) -> list[FeatureStor
     return stores
 
 
-def _validation(
+def validation_of(
     split: Split, features: ItemFeatures, plan: TrainingPlan
 ) -> Callable[[Model], dict[str, float]] | None:
+    """Return the validation of a split: a function from a model to its metrics; None without a part for it.
+
+    Raises
+    ------
+    ConfigError
+        If the plan's metric asks for more items than there are candidates.
+    """
     if isinstance(split.plan, TrainOnAll) or len(split.valid) == 0:
         return None
     mode = default_candidates(split) if plan.candidates == "auto" else Candidates(plan.candidates)
