@@ -1,10 +1,13 @@
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
 from sklearn.kernel_ridge import KernelRidge as Oracle
 
+from prismrec.models import kernel_ridge as kernel_ridge_module
 from prismrec.models.kernel_ridge import KernelRidge, KernelRidgeConfig
-from prismrec.models.layers.content import item_batch
+from prismrec.models.layers.content import item_batch, share_grid
 from prismrec.testing import ModelConformance, Planted, fitted, planted
 
 
@@ -118,3 +121,56 @@ def test_a_later_item_counts_as_the_training_items_that_predict_it(source: Plant
     mixture = later @ model.phi.T
     folded = model.fold_in(later, catalog, torch.tensor([-1]))
     torch.testing.assert_close(folded, (mixture @ model.phi)[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "cosine"])
+@pytest.mark.parametrize("rough", [0.0, 1e9], ids=["single", "double"])
+def test_search_finds_what_solving_every_setting_anew_finds(
+    source: Planted, kernel: Literal["rbf", "cosine"], rough: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_ridge_module, "_ROUGH_PENALTY", rough)
+    data = source.data
+    cold = item_batch(data.features, np.unique(source.valid.items))
+    liked = np.zeros((data.inputs.n_users, data.inputs.n_items))
+    liked[source.valid.users, source.valid.items] = 1
+    wanted = liked[:, cold.codes.numpy()]
+    model = KernelRidgeConfig(kernel=kernel).build(data.inputs)
+    asked: list[float] = []
+
+    def score() -> float:
+        found = (model.user_vectors(torch.arange(data.inputs.n_users)) @ model.item_vectors(cold).T).numpy()
+        asked.append(-float(((found - wanted) ** 2).sum()))
+        return asked[-1]
+
+    chosen = model.fit(data, score)
+
+    def slow(shares: torch.Tensor, scale: float, penalty: float) -> float:
+        model.content.shares = shares
+        train = item_batch(data.features, data.warm)
+        there = train.present.any(dim=1)
+        marks, new = model.content(train)[there].double(), model.content(cold).double()
+        history = np.zeros((data.inputs.n_users, data.inputs.n_items))
+        history[data.pairs.users, data.pairs.items] = 1
+        x = torch.from_numpy(history[:, data.warm[there.numpy()]])
+        if kernel == "rbf":
+            gamma = scale / float(torch.cdist(marks, marks).square().mean())
+            among, across = (torch.exp(-gamma * torch.cdist(v, marks).square()) for v in (marks, new))
+        else:
+            among, across = (((1 + v @ marks.T) / 2) ** scale for v in (marks, new))
+        across = across * cold.present.any(dim=1, keepdim=True)
+        found = x @ torch.linalg.solve(among + penalty * torch.eye(len(marks)), across.T)
+        return -float(((found.numpy() - wanted) ** 2).sum())
+
+    scales = kernel_ridge_module._GAMMAS if kernel == "rbf" else kernel_ridge_module._POWERS
+    penalties = kernel_ridge_module._PENALTIES
+    kept = max(share_grid(2), key=lambda s: slow(s, scales[0], penalties[0]))
+    scale = max(scales, key=lambda s: slow(kept, s, penalties[0]))
+    penalty = max(penalties, key=lambda p: slow(kept, scale, p))
+    assert chosen["gamma" if kernel == "rbf" else "power"] == scale
+    assert chosen["penalty"] == penalty
+    assert [chosen["share image"], chosen["share text"]] == pytest.approx(kept.tolist())
+    assert max(asked) == pytest.approx(slow(kept, scale, penalty), rel=1e-4)
+    # Each setting once: the first of a stage is the best of the stage before.
+    assert len(asked) == 5 + len(scales) - 1 + len(penalties) - 1
+    model.content.shares = kept
+    assert score() == pytest.approx(slow(kept, scale, penalty), rel=1e-5)

@@ -9,9 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from prismrec.models.base import ClosedFormModel, ItemBatch, ModelConfig, ModelInputs, TrainingData
+from prismrec.models.layers.cholesky import add_gram_, cholesky_, solve_
 from prismrec.models.layers.content import Content, ContentTable, share_grid
 from prismrec.models.layers.history import History
-from prismrec.models.layers.kernels import kernel_matrix, mean_squared_distance
+from prismrec.models.layers.kernels import SelfKernel, kernel_matrix, mean_squared_distance
 from prismrec.models.layers.lookup import rows_or_zero
 from prismrec.models.layers.search import best_of
 
@@ -21,6 +22,9 @@ _PENALTIES = (1.0, 0.1, 0.3, 3.0, 10.0, 30.0)
 _BLOCK = 4096
 # Where landmarks are needed, kernels are compared with so many of them, and the best is solved with all.
 _SCOUTS = 1024
+# From this penalty on, in numbers of training items (which bound the kernel's norm), single precision is
+# enough to compare settings; what was chosen is solved in double precision.
+_ROUGH_PENALTY = 1e-5
 
 
 class KernelRidgeConfig(ModelConfig):
@@ -101,11 +105,12 @@ class KernelRidge(ClosedFormModel):
         scales = grid if given is None else (given,)
         penalties = _PENALTIES if config.penalty is None else (config.penalty,)
         shares = share_grid(len(data.inputs.modalities))
-        search = _Search(self, data, scales[0], penalties[0])
-        best_of(shares if config.tune else shares[:1], search.use_shares, score)
-        best_of(scales, search.use_scale, score)
+        search = _Search(self, data, scales[0], penalties[0], score)
+        best_of(shares if config.tune else shares[:1], search.use_shares, search.score)
+        best_of(scales, search.use_scale, search.score)
         search.use_landmarks(config.landmarks)
-        best_of(penalties, search.use_penalty, score)
+        best_of(penalties, search.use_penalty, search.score)
+        search.finish()
         names = [modality.name for modality in data.inputs.modalities]
         found = {f"share {n}": float(s) for n, s in zip(names, self.content.shares, strict=True)}
         scale = "gamma" if config.kernel == "rbf" else "power"
@@ -122,8 +127,8 @@ class KernelRidge(ClosedFormModel):
         """Return the items' vectors; zeros for items without content."""
         kernel = kernel_matrix(self.config.kernel, self.content(items), self.landmarks, self.scale).T
         if not self.exact:
-            kernel = torch.linalg.solve_triangular(self.whitener, kernel, upper=False)
-        return torch.cholesky_solve(kernel, self.factor).T.contiguous()
+            torch.linalg.solve_triangular(self.whitener, kernel, upper=False, out=kernel)
+        return solve_(self.factor, kernel).T
 
     def fold_in(self, liked: Tensor, catalog: Tensor, history: Tensor) -> Tensor:
         """Return the vector that a user with these items has: a training user's own comes out again.
@@ -142,11 +147,20 @@ class KernelRidge(ClosedFormModel):
 
 
 class _Search:
-    """What stays the same while settings are tried out."""
+    """What stays the same while settings are tried out.
 
-    def __init__(self, model: KernelRidge, data: TrainingData, scale: float, penalty: float) -> None:
+    Settings are taken down when they are chosen, and solved when they are scored: once each.
+    """
+
+    def __init__(
+        self, model: KernelRidge, data: TrainingData, scale: float, penalty: float, score: Callable[[], float]
+    ) -> None:
         self.scale, self.penalty = float(scale), penalty
         self._model = model
+        self._score = score
+        self._scores: dict[tuple[object, ...], float] = {}
+        self._among: SelfKernel | None = None
+        self._system = torch.zeros(0, 0)
         model.content.fit(data.features, data.warm)
         model.history.fit(data.pairs, data.warm, data.inputs.n_users)
         self._table = ContentTable(model.content, data.features, data.warm)
@@ -157,64 +171,101 @@ class _Search:
         self._choose(len(self._queue) if self._exact else min(model.config.landmarks, _SCOUTS))
 
     def use_shares(self, shares: Tensor) -> None:
+        """Weigh the modalities."""
         self._model.content.shares = shares
-        self._vectors = self._table.weighed()
-        self._rescale()
 
     def use_landmarks(self, count: int) -> None:
+        """Solve with more landmarks from now on."""
         if not self._exact and count != len(self._chosen):
             self._choose(count)
-            self._rescale()
 
     def use_scale(self, scale: float) -> None:
+        """Set the kernel's scale, relative to the items' distances."""
         self.scale = float(scale)
-        self._rescale()
 
     def use_penalty(self, penalty: float) -> None:
+        """Set the ridge penalty."""
         self.penalty = penalty
-        self._solve()
+
+    def score(self) -> float:
+        """Return the validation of the settings as they are."""
+        key = (*self._kernel_key(), self.penalty)
+        if key not in self._scores:
+            self._prepare()
+            self._solve(rough=self.penalty >= _ROUGH_PENALTY * len(self._table.present))
+            self._scores[key] = self._score()
+        return self._scores[key]
+
+    def finish(self) -> None:
+        """Solve with the settings as they are, in double precision."""
+        self._model.factor = torch.zeros(0, 0)
+        self._prepare()
+        self._solve(rough=False, last=True)
+
+    def _weighed_key(self) -> tuple[object, ...]:
+        return (tuple(self._model.content.shares.tolist()), len(self._chosen))
+
+    def _kernel_key(self) -> tuple[object, ...]:
+        return (*self._weighed_key(), self.scale)
 
     def _choose(self, count: int) -> None:
         """Take the first `count` of the queue, in the order of their codes."""
         self._chosen = torch.from_numpy(np.sort(self._queue[:count]))
         self._model.columns = torch.full((len(self._table.present),), -1, dtype=torch.int64)
         self._model.columns[self._chosen] = torch.arange(len(self._chosen))
+        self._weighed: tuple[object, ...] = ()
+        self._prepared: tuple[object, ...] = ()
 
-    def _rescale(self) -> None:
-        """Compute what depends on the kernel and not on the penalty: ``K``, or ``Phi`` and ``Phi' Phi``."""
+    def _prepare(self) -> None:
+        """Compute what depends on the shares and on the kernel, and not on the penalty."""
         model = self._model
-        model.landmarks = self._vectors[self._chosen]
-        self._distance = mean_squared_distance(model.landmarks)
-        relative = self.scale / max(self._distance, 1e-12) if model.config.kernel == "rbf" else self.scale
-        model.scale = torch.tensor(relative, dtype=torch.float32)
-        if self._exact:
-            self._system = self._kernel(model.landmarks).double()
-        else:
-            self._approximate()
-        self._solve()
+        if self._weighed != self._weighed_key():
+            self._weighed = self._weighed_key()
+            self._vectors = self._table.weighed()
+            model.landmarks = self._vectors[self._chosen]
+            self._distance = mean_squared_distance(model.landmarks)
+            if self._exact:
+                self._among = None  # Before the next one, so that there is one at a time.
+                self._among = SelfKernel(model.landmarks)
+        if self._prepared != self._kernel_key():
+            self._prepared = self._kernel_key()
+            relative = self.scale / max(self._distance, 1e-12) if model.config.kernel == "rbf" else self.scale
+            model.scale = torch.tensor(relative, dtype=torch.float32)
+            if not self._exact:
+                self._approximate()
 
     def _approximate(self) -> None:
         """Nyström: with ``K_mm = L L'`` for the landmarks, a row of Phi is ``L^-1 k_m(c)``."""
         model = self._model
         landmarks = model.landmarks.double()
-        kernel = kernel_matrix(model.config.kernel, landmarks, landmarks, model.scale.double())
+        kernel = torch.empty(len(landmarks), len(landmarks), dtype=torch.float64)
+        SelfKernel(landmarks).fill(kernel, model.config.kernel, model.scale.double())
         # Landmarks that are alike make the kernel singular up to rounding.
         kernel.diagonal().add_(1e-5)
-        model.whitener = torch.linalg.cholesky(kernel).float()
+        model.whitener = cholesky_(kernel).float()
         model.phi = torch.empty(len(self._vectors), len(landmarks))
-        self._system = torch.zeros_like(kernel)
+        self._system = kernel.zero_()
         for start in range(0, len(self._vectors), _BLOCK):
-            seen = self._kernel(self._vectors[start : start + _BLOCK]).T
-            block = torch.linalg.solve_triangular(model.whitener, seen, upper=False).T
-            model.phi[start : start + _BLOCK] = block
-            self._system += block.T @ block
+            rows = slice(start, start + _BLOCK)
+            seen = kernel_matrix(model.config.kernel, self._vectors[rows], model.landmarks, model.scale).T
+            torch.linalg.solve_triangular(model.whitener, seen, upper=False, out=seen)
+            model.phi[rows] = seen.T
+            add_gram_(self._system, model.phi[rows])
 
-    def _solve(self) -> None:
-        penalised = self._system.clone()
-        penalised.diagonal().add_(self.penalty)
-        self._model.factor = torch.linalg.cholesky(penalised).float()
-        self._model.penalty = torch.tensor(self.penalty, dtype=torch.float32)
-
-    def _kernel(self, vectors: Tensor) -> Tensor:
-        model = self._model
-        return kernel_matrix(model.config.kernel, vectors, model.landmarks, model.scale)
+    def _solve(self, rough: bool, last: bool = False) -> None:
+        """Factorise the system; rough: in single precision; last: what else is kept here may go."""
+        model, size = self._model, len(self._chosen)
+        if rough and len(model.factor) == size:
+            system = model.factor  # Of the settings before; its memory serves again.
+        else:
+            model.factor = torch.zeros(0, 0)
+            system = torch.empty(size, size, dtype=torch.float32 if rough else torch.float64)
+        if self._among is not None:
+            self._among.fill(system, model.config.kernel, model.scale)
+        else:
+            system.copy_(self._system)
+        if last:
+            self._among, self._system = None, torch.zeros(0, 0)
+        system.diagonal().add_(self.penalty)
+        model.factor = cholesky_(system).float()
+        model.penalty = torch.tensor(self.penalty, dtype=torch.float32)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -90,7 +92,7 @@ def test_validation_chooses_and_leaves_its_choice_in_place():
     assert not choice.spread
     again = KernelMap((5, 3), 4, landmarks=40)
     queue = torch.from_numpy(np.random.default_rng(0).permutation(40))
-    again._solve(inputs, targets, queue, choice)
+    again._use(kernel_map._Regression(inputs, targets, queue, 40), choice)
     for one, two in zip(fitted(new), again(new), strict=True):
         torch.testing.assert_close(one, two)
 
@@ -104,3 +106,70 @@ def test_items_without_content_carry_nothing():
     assert torch.isfinite(fitted.dual).all()
     nothing = fitted([torch.zeros(1, 5), torch.zeros(1, 3)])
     assert not sum(nothing).any()
+
+
+def slow_solution(inputs, targets, queue, choice, landmarks):
+    """The regression from scratch, without any block, in double precision."""
+    chosen = queue[:landmarks]
+    marks = [c[chosen].double() for c in inputs]
+    scales = kernel_map._scales([c[chosen] for c in inputs], choice.gamma).double()
+
+    def kernel(left):
+        parts = zip(choice.shares, scales, left, marks, strict=True)
+        return sum(share * gaussian(a.double(), b, scale) for share, scale, a, b in parts)
+
+    among, across = kernel(marks), kernel(inputs)
+    if len(chosen) == len(targets) or landmarks == kernel_map._SCOUTS:
+        return kernel, torch.linalg.solve(
+            among + choice.penalty * torch.eye(len(chosen)), targets[chosen].double()
+        )
+    return kernel, torch.linalg.solve(across.T @ across + choice.penalty * among, across.T @ targets.double())
+
+
+@pytest.mark.parametrize("landmarks", [60, 40])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_search_finds_what_solving_every_setting_anew_finds(landmarks, seed, monkeypatch):
+    monkeypatch.setattr(kernel_map, "_SCOUTS", 20)
+    inputs, new = content(60, seed=seed), content(15, seed=seed + 9)
+    teacher = torch.randn(8, 4, generator=torch.Generator().manual_seed(seed))
+    targets, expected = (torch.tanh(torch.cat(c, dim=1) @ teacher) for c in (inputs, new))
+    fitted = KernelMap((5, 3), 4, landmarks)
+    asked = []
+
+    def score():
+        asked.append(-float((sum(fitted(new)) - expected).square().sum()))
+        return asked[-1]
+
+    choice = fitted.fit(inputs, targets, torch.ones(4), seed, score)
+
+    queue = torch.from_numpy(np.random.default_rng(seed).permutation(60))
+
+    def slow_score(choice, count):
+        kernel, dual = slow_solution(inputs, targets, queue, choice, count)
+        return -float((kernel(new) @ dual - expected).square().sum())
+
+    scores = []
+
+    def slow_best(options, count):
+        found = [slow_score(option, count) for option in options]
+        # The first of a later stage is the best of the one before, which is not asked for again.
+        scores.extend(found[1:] if scores and count == 20 else found)
+        return options[int(np.argmax(found))]
+
+    shares = [tuple(s.tolist()) for s in kernel_map.share_grid(2)]
+    best = kernel_map.KernelChoice(shares[0], kernel_map._GAMMAS[0], kernel_map._PENALTIES[0])
+    best = slow_best([replace(best, shares=s) for s in shares], 20)
+    best = slow_best([replace(best, gamma=gamma) for gamma in kernel_map._GAMMAS], 20)
+    best = slow_best([replace(best, penalty=penalty) for penalty in kernel_map._PENALTIES], landmarks)
+    # All new items have all their content, so that spreading changes nothing and the default stays.
+    assert choice == best
+    assert asked[:-1] == pytest.approx(scores, rel=1e-3)
+    kernel, dual = slow_solution(inputs, targets, queue, best, landmarks)
+    torch.testing.assert_close(sum(fitted(new)).double(), kernel(new) @ dual, atol=1e-3, rtol=1e-3)
+
+
+def test_fewer_landmarks_than_scouts_can_be_validated():
+    inputs, targets, new = content(60), factors(60), content(8, seed=9)
+    fitted = KernelMap((5, 3), 4, landmarks=10)
+    fitted.fit(inputs, targets, torch.ones(4), 0, lambda: float(sum(fitted(new)).sum()))
+    assert fitted.landmarks.any(dim=1).all()

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prismrec.models.layers.cholesky import add_gram_, cholesky_, solve_
 from prismrec.models.layers.content import share_grid
-from prismrec.models.layers.kernels import kernel_matrix, mean_squared_distance
+from prismrec.models.layers.kernels import kernel_matrix, lower_panels, mean_squared_distance
 
 _GAMMAS = (2.0, 1.0, 4.0)
 _PENALTIES = (1.0, 0.3, 3.0)
@@ -73,7 +74,7 @@ class KernelMap(nn.Module):
     def __init__(self, dims: Sequence[int], dim: int, landmarks: int) -> None:
         super().__init__()
         self.dims = list(dims)
-        self._solved: tuple[KernelChoice, Tensor] | None = None
+        self._used = landmarks
         self.register_buffer("landmarks", torch.zeros(landmarks, sum(dims)))
         self.register_buffer("dual", torch.zeros(landmarks, dim))
         self.register_buffer("scales", torch.ones(len(self.dims)))
@@ -93,12 +94,13 @@ class KernelMap(nn.Module):
         list of Tensor
             Shape ``(n, d)`` each; zero rows where content is missing.
         """
-        parts = torch.split(self.landmarks, self.dims, dim=1)
+        parts = torch.split(self.landmarks[: self._used], self.dims, dim=1)
+        dual = self.dual[: self._used]
         present = torch.stack([content.square().sum(dim=1) > 0 for content in inputs], dim=1)
         there = (present * self.shares).sum(dim=1, keepdim=True).clamp_min(1e-12)
         strength = torch.where(self.spread > 0, 1.0 / there, torch.ones_like(there))
         return [
-            self.shares[m] * strength * (kernel_matrix("rbf", content, parts[m], self.scales[m]) @ self.dual)
+            self.shares[m] * strength * (kernel_matrix("rbf", content, parts[m], self.scales[m]) @ dual)
             for m, content in enumerate(inputs)
         ]
 
@@ -128,76 +130,135 @@ class KernelMap(nn.Module):
         """
         queue = torch.from_numpy(np.random.default_rng(seed).permutation(len(factors)))
         queue = queue[torch.stack([c[queue].square().sum(dim=1) for c in inputs]).sum(dim=0) > 0]
+        full = _Regression(inputs, factors, queue[: len(self.landmarks)], len(self.landmarks))
         if score is None:
             scouts = queue[:_SCOUTS]
             choice = _least_error([content[scouts] for content in inputs], factors[scouts] * weights)
-            self._solve(inputs, factors, queue[: len(self.landmarks)], choice)
-            return choice
-        return self._best_score(inputs, factors, queue, score)
+        else:
+            few = full
+            if len(full.chosen) > _SCOUTS:
+                few = _Regression(inputs, factors, queue[:_SCOUTS], len(self.landmarks))
+            choice = self._best_score(few, full, score)
+        self._use(full, choice)
+        self._used = len(self.landmarks)
+        return choice
 
-    def _best_score(
-        self, inputs: Sequence[Tensor], factors: Tensor, queue: Tensor, score: Score
-    ) -> KernelChoice:
+    def _best_score(self, few: "_Regression", full: "_Regression", score: Score) -> KernelChoice:
         """Try shares and bandwidths on scouts; penalties and what missing means with all landmarks."""
-        equal = tuple(share_grid(len(inputs))[0].tolist())
-        best = KernelChoice(equal, _GAMMAS[0], _PENALTIES[0])
-        scouts, chosen = queue[:_SCOUTS], queue[: len(self.landmarks)]
+        shares = [tuple(s.tolist()) for s in share_grid(len(few.landmarks))]
+        best = KernelChoice(shares[0], _GAMMAS[0], _PENALTIES[0])
         stages = [
-            ([replace(best, shares=tuple(s.tolist())) for s in share_grid(len(inputs))], scouts),
-            ([replace(best, gamma=gamma) for gamma in _GAMMAS], scouts),
-            ([replace(best, penalty=penalty) for penalty in _PENALTIES], chosen),
-            ([best, replace(best, spread=False)], chosen),
+            ([replace(best, shares=s) for s in shares], few),
+            ([replace(best, gamma=gamma) for gamma in _GAMMAS], few),
+            ([replace(best, penalty=penalty) for penalty in _PENALTIES], full),
+            ([best, replace(best, spread=False)], full),
         ]
-        for stage, (options, landmarks) in enumerate(stages):
+        scores: dict[tuple[KernelChoice, int], float] = {}
+        for stage, (options, regression) in enumerate(stages):
             found = -math.inf
             winner = best
             for option in options:
                 tried = _merged(best, option, stage)
-                self._solve(inputs, factors, landmarks, tried)
-                value = score()
-                if value > found:
-                    found, winner = value, tried
+                key = tried, len(regression.chosen)
+                if key not in scores:  # The first of a stage is the best of the one before.
+                    self._use(regression, tried)
+                    scores[key] = score()
+                if scores[key] > found:
+                    found, winner = scores[key], tried
             best = winner
-        self._solve(inputs, factors, chosen, best)
         return best
 
-    def _solve(self, inputs: Sequence[Tensor], factors: Tensor, chosen: Tensor, choice: KernelChoice) -> None:
-        """Set the buffers: the regression under a choice, carried by some of the training items."""
+    def _use(self, regression: "_Regression", choice: KernelChoice) -> None:
+        """Set the buffers: the regression under a choice."""
+        scales, dual = regression.solve(choice)
+        count = len(dual)
         self.spread.fill_(float(choice.spread))
-        before, self._solved = self._solved, (choice, chosen)
-        if before is not None and chosen is before[1] and choice == replace(before[0], spread=choice.spread):
-            return  # What missing means does not change the solution.
-        landmarks = [content[chosen] for content in inputs]
         self.shares.copy_(torch.tensor(choice.shares))
-        self.scales.copy_(_scales(landmarks, choice.gamma))
-        kernel = self._sum(landmarks, landmarks).double()
-        if len(chosen) == len(factors) or len(chosen) < len(self.landmarks):
-            # Exact on the landmarks: all training items, or the scouts alone.
-            system, target = kernel, factors[chosen].double()
-            system.diagonal().add_(choice.penalty)
+        self.scales.copy_(scales)
+        self.landmarks[:count] = torch.cat(regression.landmarks, dim=1)
+        self.landmarks[count:] = 0.0
+        self.dual[:count] = dual
+        self.dual[count:] = 0.0
+        self._used = count
+
+
+class _Regression:
+    """The regression that some of the training items carry, under one choice after another.
+
+    What does not depend on the penalty is computed once for all of them, and each choice is solved once.
+
+    Parameters
+    ----------
+    inputs, factors
+        As `KernelMap.fit` takes them.
+    chosen
+        The items that carry it.
+    most
+        So many items could.
+    """
+
+    def __init__(self, inputs: Sequence[Tensor], factors: Tensor, chosen: Tensor, most: int) -> None:
+        self.chosen = chosen
+        self.landmarks = [content[chosen] for content in inputs]
+        self._inputs, self._factors = inputs, factors
+        # Exact on the landmarks: all training items, or scouts alone.
+        self._exact = len(chosen) == len(factors) or len(chosen) < most
+        self._kernel_of: tuple[object, ...] = ()
+        self._duals: dict[KernelChoice, Tensor] = {}
+
+    def solve(self, choice: KernelChoice) -> tuple[Tensor, Tensor]:
+        """Return the scales of the modalities' kernels, and the dual coefficients, shape ``(chosen, d)``."""
+        scales = _scales(self.landmarks, choice.gamma)
+        key = replace(choice, spread=True)  # What missing means does not change the solution.
+        if key not in self._duals:
+            if self._kernel_of != (choice.shares, choice.gamma):
+                self._kernel_of = (choice.shares, choice.gamma)
+                self._prepare(choice.shares, scales)
+            self._duals[key] = self._dual(choice.penalty)
+        return scales, self._duals[key]
+
+    def _prepare(self, shares: Sequence[float], scales: Tensor) -> None:
+        """Compute the kernel of the landmarks, and what is summed over all training items."""
+        size = len(self.chosen)
+        self._kernel = torch.empty(0)  # Before the next one, so that there is one at a time.
+        self._kernel = torch.empty(size, size)
+        for rows, columns in lower_panels(size):
+            left = [content[rows] for content in self.landmarks]
+            right = [content[columns] for content in self.landmarks]
+            self._kernel[rows, columns] = _summed(left, right, shares, scales)
+        if self._exact:
+            self._target = self._factors[self.chosen].double()
+            return
+        # Subset of regressors: all training items are fitted, the landmarks carry the kernel.
+        self._gram = torch.zeros(size, size, dtype=torch.float64)
+        self._target = torch.zeros(size, self._factors.shape[1], dtype=torch.float64)
+        for first in range(0, len(self._factors), _BLOCK):
+            rows = slice(first, first + _BLOCK)
+            block = _summed([content[rows] for content in self._inputs], self.landmarks, shares, scales)
+            add_gram_(self._gram, block)
+            self._target += block.T @ self._factors[rows]
+
+    def _dual(self, penalty: float) -> Tensor:
+        system = self._kernel.double()
+        if self._exact:
+            system.diagonal().add_(penalty)
         else:
-            # Subset of regressors: all training items are fitted, the landmarks carry the kernel.
-            system = choice.penalty * kernel
-            target = torch.zeros(len(kernel), factors.shape[1], dtype=torch.float64)
-            for first in range(0, len(factors), _BLOCK):
-                rows = slice(first, first + _BLOCK)
-                block = self._sum([content[rows] for content in inputs], landmarks)
-                system += (block.T @ block).double()
-                target += (block.T @ factors[rows]).double()
+            system.mul_(penalty).add_(self._gram)
         # Identical items make the system singular; a trace of ridge makes it solvable and changes nothing.
         system.diagonal().add_(1e-6 * float(system.diagonal().mean()) + 1e-12)
-        dual = torch.cholesky_solve(target, torch.linalg.cholesky(system)).float()
-        self.landmarks.zero_()
-        self.dual.zero_()
-        self.landmarks[: len(chosen)] = torch.cat(landmarks, dim=1)
-        self.dual[: len(chosen)] = dual
+        return solve_(
+            cholesky_(system), self._target.T.clone(memory_format=torch.contiguous_format).T
+        ).float()
 
-    def _sum(self, left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-        """Return the kernel of all modalities together."""
-        total = left[0].new_zeros(len(left[0]), len(right[0]))
-        for m, (a, b) in enumerate(zip(left, right, strict=True)):
-            total += self.shares[m] * kernel_matrix("rbf", a, b, self.scales[m])
-        return total
+
+def _summed(
+    left: Sequence[Tensor], right: Sequence[Tensor], shares: Sequence[float], scales: Tensor
+) -> Tensor:
+    """Return the kernel of all modalities together."""
+    total = left[0].new_zeros(len(left[0]), len(right[0]))
+    for a, b, share, scale in zip(left, right, shares, scales, strict=True):
+        total.add_(kernel_matrix("rbf", a, b, scale), alpha=share)
+    return total
 
 
 def _merged(best: KernelChoice, option: KernelChoice, stage: int) -> KernelChoice:
@@ -220,20 +281,15 @@ def _least_error(inputs: Sequence[Tensor], targets: Tensor) -> KernelChoice:
 def _left_out(
     inputs: Sequence[Tensor], targets: Tensor, shares: tuple[float, ...], gamma: float
 ) -> tuple[float, KernelChoice]:
-    """Leave-one-out error of the best penalty: residual i over ``1 - H_ii`` with ``H = K (K + p I)^-1``."""
-    scales = _scales(inputs, gamma)
-    kernel = torch.zeros(len(targets), len(targets), dtype=torch.float64)
-    for share, content, scale in zip(shares, inputs, scales, strict=True):
-        kernel += share * kernel_matrix("rbf", content, content, scale).double()
-    values, vectors = torch.linalg.eigh(kernel)
-    values = values.clamp_min(0.0)
+    """Leave-one-out error of the best penalty: with ``G = (K + p I)^-1`` residual i is ``(G T)_i / G_ii``."""
+    kernel = _summed(inputs, inputs, shares, _scales(inputs, gamma)).double()
     target = targets.double()
-    rotated, squares = vectors.T @ target, vectors.square()
     tried = []
     for penalty in _PENALTIES:
-        kept = values / (values + penalty)
-        residual = target - vectors @ (kept.unsqueeze(1) * rotated)
-        left_out = residual / (1.0 - squares @ kept).clamp_min(1e-6).unsqueeze(1)
+        system = kernel.clone()
+        system.diagonal().add_(penalty)
+        inverse = torch.cholesky_inverse(cholesky_(system))
+        left_out = inverse @ target / inverse.diagonal().clamp_min(1e-6 / penalty).unsqueeze(1)
         tried.append((float(left_out.square().sum()), KernelChoice(shares, gamma, penalty)))
     return min(tried, key=lambda pair: pair[0])
 
