@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,3 +178,27 @@ def test_a_newer_store_is_an_input_error(tmp_path):
     _change(tmp_path, format_version=99)
     with pytest.raises(InputError, match="newer"):
         FeatureStore.read(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux says what is resident")
+def test_pages_that_were_read_can_be_let_go(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(64, 1024)).astype(np.float32)
+    ids = tuple(map(str, range(64)))
+    read = FeatureStore("image", vectors, ids, ids, {}).write(tmp_path)
+
+    def resident():
+        of_file = Path("/proc/self/smaps").read_text().split("vectors-", 1)[1].split("VmFlags", 1)[0]
+        return int(of_file.split("Rss:", 1)[1].split()[0])
+
+    np.testing.assert_array_equal(read.vectors, vectors)
+    assert resident() >= 256
+    read.forget()
+    assert resident() == 0
+    np.testing.assert_array_equal(read.vectors, vectors)
+
+
+def test_a_store_in_memory_has_nothing_to_let_go():
+    held = store()
+    before = held.vectors.copy()
+    held.forget()
+    np.testing.assert_array_equal(held.vectors, before)

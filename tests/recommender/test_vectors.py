@@ -1,9 +1,17 @@
 import numpy as np
+import pytest
 import torch
 
+from prismrec.features.store import FeatureStore, ItemFeatures
 from prismrec.models.base import Explanation
 from prismrec.recommender import vectors
-from prismrec.recommender.vectors import ItemVectors, average_for_unknown, compute, vector_digest
+from prismrec.recommender.vectors import (
+    ItemVectors,
+    average_for_unknown,
+    compute,
+    compute_catalog,
+    vector_digest,
+)
 
 
 def some(n, seed=0, weights=True):
@@ -54,6 +62,26 @@ def test_blocks_do_not_show(monkeypatch):
     np.testing.assert_allclose(found.vectors, content + codes[:, None], rtol=1e-5)
     assert found.weights.shape == (11, 1)
     assert found.experts.shape == (11, 1, 1)
+
+
+@pytest.mark.parametrize("explained", [True, False])
+def test_catalogue_read_block_by_block_is_the_catalogue_read_at_once(explained, monkeypatch):
+    content = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float16)
+    ids = tuple(f"i{code}" for code in range(11))
+    store = FeatureStore("text", content, ids[1:10], ("",) * 9, {})
+    features = ItemFeatures([store], ids)
+    codes = np.array([10, 3, 4, 9, 0, 1, 2, 5, 8, 7, 6])
+    monkeypatch.setattr(vectors, "_BLOCK", 4)
+    found = compute_catalog(Sum(), features, codes, explained=explained)
+    expected = compute(Sum(), codes, *features.gather(codes))
+    np.testing.assert_array_equal(found.vectors, expected.vectors)
+    np.testing.assert_array_equal(found.present, expected.present)
+    if explained:
+        np.testing.assert_array_equal(found.weights, expected.weights)
+        np.testing.assert_array_equal(found.experts, expected.experts)
+    else:
+        assert found.weights is None
+        assert found.experts is None
 
 
 def test_no_item_gives_no_vector():

@@ -7,6 +7,7 @@ content have no row: a missing modality is a fact, not a vector of zeros.
 """
 
 import json
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -93,6 +94,16 @@ class FeatureStore:
     def rows(self, item_ids: Sequence[str]) -> npt.NDArray[np.int32]:
         """Return the row of each item, `MISSING` where it has no vector."""
         return self.vocabulary.codes(item_ids)
+
+    def forget(self) -> None:
+        """Let go of the pages of the file that reading has brought into memory.
+
+        They count as the process's memory until the system needs it for something else. After a walk through
+        the whole store that is all of it. What is read later is read again, mostly from the system's cache.
+        """
+        mapped = self.vectors.base
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     def write(self, folder: Path) -> "FeatureStore":
         """Write the store into a folder, replacing what stands there in one instant.

@@ -1,6 +1,6 @@
 """Item vectors of a catalogue, and what the model attended to when it made them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,10 @@ import numpy.typing as npt
 import torch
 
 from prismrec.base.files import digest
+from prismrec.features.store import ItemFeatures
 from prismrec.models.base import ItemBatch, Model
+
+_Content = tuple[Sequence[npt.NDArray[np.float32]], npt.NDArray[np.bool_]]
 
 # Items that go through the model at a time: bounds the memory of the projection.
 _BLOCK = 4096
@@ -85,7 +88,6 @@ def vector_digest(vector: npt.NDArray[np.floating[Any]]) -> str:
     return digest(np.asarray(vector, dtype=np.float32).tobytes())
 
 
-@torch.no_grad()
 def compute(
     model: Model,
     codes: npt.NDArray[np.integer[Any]],
@@ -108,27 +110,66 @@ def compute(
     ItemVectors
         Of the same items.
     """
-    blocks = []
+    return _computed(model, codes, lambda rows: ([v[rows] for v in vectors], present[rows]), True)
+
+
+def compute_catalog(
+    model: Model, features: ItemFeatures, codes: npt.NDArray[np.integer[Any]], *, explained: bool = True
+) -> ItemVectors:
+    """Send items of the catalogue through a model; their content is read block by block.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode, on the CPU.
+    features
+        Of the catalogue.
+    codes
+        Codes of the items, shape ``(n,)``.
+    explained
+        Whether to ask the model what it attends to. It goes through the content once more for that.
+
+    Returns
+    -------
+    ItemVectors
+        Of the same items.
+    """
+    found = _computed(model, codes, lambda rows: features.gather(codes[rows]), explained)
+    for store in features.stores:
+        store.forget()
+    return found
+
+
+@torch.no_grad()
+def _computed(
+    model: Model, codes: npt.NDArray[np.integer[Any]], content: Callable[[slice], _Content], explained: bool
+) -> ItemVectors:
+    found: npt.NDArray[np.float32] | None = None
+    present: npt.NDArray[np.bool_] | None = None
+    weights: npt.NDArray[np.float32] | None = None
+    experts: npt.NDArray[np.float32] | None = None
     for first in range(0, max(1, len(codes)), _BLOCK):
-        chosen = slice(first, first + _BLOCK)
+        rows = slice(first, first + _BLOCK)
+        vectors, there = content(rows)
         batch = ItemBatch(
-            torch.from_numpy(codes[chosen].astype(np.int64)),
-            tuple(torch.from_numpy(np.ascontiguousarray(v[chosen])) for v in vectors),
-            torch.from_numpy(np.ascontiguousarray(present[chosen])),
+            torch.from_numpy(codes[rows].astype(np.int64)),
+            tuple(torch.from_numpy(np.ascontiguousarray(v)) for v in vectors),
+            torch.from_numpy(np.ascontiguousarray(there)),
         )
-        explanation = model.explain(batch)
-        blocks.append(
-            (
-                model.item_vectors(batch).float().numpy(),
-                None if explanation is None else explanation.modality_weights.float().numpy(),
-                None if explanation is None else explanation.expert_weights.float().numpy(),
-            )
-        )
-    found, weights, experts = zip(*blocks, strict=True)
-    explained = weights[0] is not None
-    return ItemVectors(
-        np.concatenate(found),
-        present,
-        np.concatenate(weights) if explained else None,
-        np.concatenate(experts) if explained else None,
-    )
+        explanation = model.explain(batch) if explained else None
+        found = _put(found, rows, model.item_vectors(batch).float().numpy(), len(codes))
+        present = _put(present, rows, there, len(codes))
+        if explanation is not None:
+            weights = _put(weights, rows, explanation.modality_weights.float().numpy(), len(codes))
+            experts = _put(experts, rows, explanation.expert_weights.float().numpy(), len(codes))
+    assert found is not None
+    assert present is not None
+    return ItemVectors(found, present, weights, experts)
+
+
+def _put(whole: npt.NDArray[Any] | None, rows: slice, block: npt.NDArray[Any], size: int) -> Any:
+    """Write a block into the whole, which the first block makes: what `np.concatenate` does in half."""
+    if whole is None:
+        whole = np.empty((size, *block.shape[1:]), dtype=block.dtype)
+    whole[rows] = block
+    return whole
