@@ -104,8 +104,24 @@ def test_begins_as_its_kernel_regression() -> None:
     items = item_batch(source.data.features, source.cold)
     with torch.no_grad():
         contents, _ = model._contents(items)
-        assert model.kernel is not None
-        assert_close(model.item_vectors(items), torch.stack(model.kernel(contents)).sum(dim=0))
+        assert model.start is not None
+        assert_close(model.item_vectors(items), torch.stack(model.start.map(contents)).sum(dim=0))
+
+
+@pytest.mark.parametrize("validated", [False, True])
+@pytest.mark.parametrize(("meaning", "spread"), [("spread", 1.0), ("lapse", 0.0)])
+def test_what_a_missing_modality_means_can_be_set(validated: bool, meaning: str, spread: float) -> None:
+    source = planted(missing=0.3)
+    model = MAMEX(config("tuned", start_missing=meaning), source.data.inputs)
+
+    def against() -> float:
+        assert model.start is not None
+        return -1.0 if float(model.start.map.spread) == spread else 1.0
+
+    chosen = model.prepare(source.data, against if validated else None)
+    assert chosen["spread"] == spread
+    assert model.start is not None
+    assert float(model.start.map.spread) == spread
 
 
 @pytest.mark.parametrize("codes", ["training items", "all items"])

@@ -50,3 +50,21 @@ def test_a_folded_user_wants_what_the_trained_user_wants(planted):
     others = recommender.items.vectors @ recommender.user_vector(planted.split.users.ids[50])[0]
     assert np.mean(alike) > 0.8
     assert np.mean(alike) > np.corrcoef(folded, others)[0, 1] + 0.2
+
+
+def test_with_fewer_users_than_dimensions_the_ridge_regression_is_the_same():
+    random = np.random.default_rng(4)
+    users, items = random.normal(size=(5, 12)), random.normal(size=(9, 12))
+    who, what = (
+        np.repeat(np.arange(5), 3).astype(np.int32),
+        random.permuted(np.tile(np.arange(9), (5, 1)), axis=1),
+    )
+    what = np.sort(what[:, :3], axis=1).astype(np.int32)
+    starts, touched = Pairs(who, what.ravel()).by_user(5)
+    found = learn_folding(users.astype(np.float32), items.astype(np.float32), starts, touched)
+    means = items[what].mean(axis=1)
+    inputs, targets = means - means.mean(axis=0), users - users.mean(axis=0)
+    ridge = 1e-2 * np.trace(inputs.T @ inputs) / 12
+    slope = np.linalg.inv(inputs.T @ inputs + ridge * np.eye(12)) @ inputs.T @ targets
+    np.testing.assert_allclose(found[:-1], slope, atol=1e-4)
+    np.testing.assert_allclose(found[-1], users.mean(axis=0) - means.mean(axis=0) @ slope, atol=1e-4)

@@ -183,15 +183,15 @@ def test_training_again_into_a_folder_takes_the_old_run_away(home, split, config
 
 
 def test_weights_that_are_no_numbers_are_not_saved(split, config, plan, tmp_path, monkeypatch):
-    real = module.compute
+    real = module.compute_catalog
 
-    def broken(*args):
-        items = real(*args)
+    def broken(*args, **kwargs):
+        items = real(*args, **kwargs)
         items.vectors[0, 0] = np.nan
         return items
 
-    monkeypatch.setattr(module, "_validation", lambda *args: None)
-    monkeypatch.setattr(module, "compute", broken)
+    monkeypatch.setattr(module, "validation_of", lambda *args: None)
+    monkeypatch.setattr(module, "compute_catalog", broken)
     with pytest.raises(InputError, match="diverged"):
         train(config, split, plan=plan, out=tmp_path / "run")
     assert not (tmp_path / "run" / "run.json").exists()

@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,17 +27,19 @@ from prismrec.models.base import (
     TripletBatch,
     UserBatch,
 )
+from prismrec.models.layers.content import item_batch
 from prismrec.models.layers.dropout import Dropout
 from prismrec.models.layers.fusion import fuse
-from prismrec.models.layers.kernel_map import KernelMap
+from prismrec.models.layers.kernel_start import KernelStart
 from prismrec.models.layers.lookup import rows_or_zero
 from prismrec.models.layers.losses import bpr, kl_divergence, softmax_cross_entropy
 from prismrec.models.layers.moe import Experts, masked_softmax, sparse_softmax, whole_rows
 from prismrec.models.layers.pair_scores import pair_scores
 from prismrec.models.layers.routing import route
-from prismrec.models.layers.svd import svd_factors
 from prismrec.models.layers.unit import unit_rows
 from prismrec.models.plan import TrainingPlan
+
+_BLOCK = 8192
 
 
 class MAMEXConfig(ModelConfig):
@@ -86,6 +87,11 @@ class MAMEXConfig(ModelConfig):
         gt=0,
         description="With start='kernel': factor of the users' singular vectors, the softmax's sharpness.",
     )
+    start_missing: Literal["auto", "spread", "lapse"] = Field(
+        "auto",
+        description="With start='kernel': whether an item that lacks a modality is predicted as strongly as "
+        "one that has all ('spread'), or more weakly ('lapse'). 'auto': validation chooses.",
+    )
     missing: Literal["renormalise", "shrink"] = Field(
         "shrink",
         description="Whether the gate spreads the weight of a missing modality over the others, or "
@@ -93,8 +99,8 @@ class MAMEXConfig(ModelConfig):
     )
     loss: Literal["bpr", "softmax"] = Field(
         "softmax",
-        description="'softmax': over all training items with sampling='users', over a pair's positive and its "
-        "drawn negatives with sampling='triplets' (sampled softmax, without correction of the draw).",
+        description="'softmax': over all training items with sampling='users', over a pair's positive and "
+        "its drawn negatives with sampling='triplets' (sampled softmax, without correction of the draw).",
     )
     item_bias: bool = Field(
         False,
@@ -273,10 +279,9 @@ class MAMEX(GradientModel):
         )
         pools = [sum(dims)] if concatenated else inside[:1] if shared else inside
         self.experts = nn.ModuleList(Experts(n, d, k, config.top_k) for n in pools)
-        landmarks = min(config.landmarks, inputs.n_items)
-        self.kernel = KernelMap(dims, d, landmarks) if config.start == "kernel" else None
-        self._known: Tensor | None = None
-        self._is_known = torch.zeros(inputs.n_items, dtype=torch.bool)
+        self.start = (
+            KernelStart(dims, d, min(config.landmarks, inputs.n_items)) if config.start == "kernel" else None
+        )
         n_parts = 1 if concatenated else len(dims)
         self.gate = (
             nn.Sequential(
@@ -286,7 +291,7 @@ class MAMEX(GradientModel):
             else None
         )
 
-        if self.kernel is not None:
+        if self.start is not None:
             self._start_at_zero()
 
     @property
@@ -297,68 +302,30 @@ class MAMEX(GradientModel):
     @torch.no_grad()
     def prepare(self, data: TrainingData, score: Callable[[], float] | None) -> dict[str, float]:
         """Take what is known before the first step: means, popularity, and the start from factors."""
-        vectors, present = data.features.gather(data.warm)
         if self.config.centre:
-            for centre, column in zip(self.centres, self._columns, strict=True):
-                seen = functional.normalize(torch.from_numpy(vectors[column][present[:, column]]), dim=1)
-                centre.copy_(seen.mean(dim=0) if len(seen) else torch.zeros_like(centre))
+            self._centre(data)
         if self.item_bias is not None:
             counts = np.bincount(data.pairs.items, minlength=self.inputs.n_items)
             self.item_bias.copy_(torch.from_numpy(np.log1p(counts)).to(self.item_bias.dtype))
-        if self.kernel is None:
+        if self.start is None:
             return {}
-        tensors = tuple(torch.from_numpy(v) for v in vectors)
-        items = ItemBatch(torch.from_numpy(data.warm.astype(np.int64)), tensors, torch.from_numpy(present))
-        return self._start_from_factors(data, items, score)
-
-    def _start_from_factors(
-        self, data: TrainingData, items: ItemBatch, score: Callable[[], float] | None
-    ) -> dict[str, float]:
-        """Factorise the training matrix; regress its items' factors on content; begin there."""
-        assert self.kernel is not None
-        place = np.searchsorted(data.warm, data.pairs.items)
-        shape = (self.inputs.n_users, len(data.warm))
-        matrix = csr_matrix((np.ones(len(place), dtype=np.float32), (data.pairs.users, place)), shape)
-        users, factors = svd_factors(matrix, self.config.dim, data.seed)
-        rank = users.shape[1]
-        # Items' factors of unit mean square, so that weights of losses and rates mean the same everywhere.
-        scale = factors.square().sum(dim=1).mean().sqrt().clamp_min(1e-12)
-        padded = torch.zeros(len(factors), self.config.dim)
-        padded[:, :rank] = factors / scale
-        self.users.zero_()
-        self.users[:, :rank] = users * scale * self.config.start_scale
-        singular = torch.zeros(self.config.dim)
-        singular[:rank] = users.square().sum(dim=0).sqrt()
-        inputs, _ = self._contents(items)
-        choice = self.kernel.fit(inputs, padded, singular, data.seed, score)
-        kept = rank if score is None else self._best_rank(rank, score)
-        known = torch.zeros(self.inputs.n_items, len(inputs), self.config.dim)
-        for first in range(0, len(items), 4096):
-            rows = slice(first, first + 4096)
-            addends = self.kernel([content[rows] for content in inputs])
-            known[items.codes[rows]] = torch.stack(addends, dim=1)
-        self._known = known
-        self._is_known[items.codes] = True
+        inputs, _ = self._contents(item_batch(data.features, data.warm))
+        spread = {"auto": None, "spread": True, "lapse": False}[self.config.start_missing]
+        found = self.start.fit(data, inputs, self.users, self.config.start_scale, score, spread)
         names = [self.inputs.modalities[column].name for column in self._columns]
-        shares = {f"share {n}": float(v) for n, v in zip(names, choice.shares, strict=True)}
-        found = {"gamma": choice.gamma, "penalty": choice.penalty, "spread": float(choice.spread)}
-        return {**shares, **found, "rank": float(kept)}
+        return found.described(names)
 
-    def _best_rank(self, rank: int, score: Callable[[], float]) -> int:
-        """Keep as many leading factors as validate best; the others stay 0 until they are trained."""
-        assert self.kernel is not None
-        users, dual = self.users.clone(), self.kernel.dual.clone()
-        tried = []
-        for kept in [rank, *(r for r in (64,) if r < rank)]:
-            self.users[:, kept:] = 0.0
-            self.kernel.dual[:, kept:] = 0.0
-            tried.append((score(), kept))
-        best = max(tried)[1]
-        self.users.copy_(users)
-        self.kernel.dual.copy_(dual)
-        self.users[:, best:] = 0.0
-        self.kernel.dual[:, best:] = 0.0
-        return best
+    def _centre(self, data: TrainingData) -> None:
+        """Take the mean of each modality's unit vectors over the training items that have it."""
+        sums = [torch.zeros(len(centre), dtype=torch.float64) for centre in self.centres]
+        for first in range(0, len(data.warm), _BLOCK):
+            vectors, _ = data.features.gather(data.warm[first : first + _BLOCK])
+            for total, column in zip(sums, self._columns, strict=True):
+                # Rows of missing content are zero, and add nothing.
+                total.add_(functional.normalize(torch.from_numpy(vectors[column]), dim=1).sum(dim=0))
+        counts = data.features.present[data.warm].sum(axis=0)
+        for centre, total, column in zip(self.centres, sums, self._columns, strict=True):
+            centre.copy_(total / max(1, int(counts[column])))
 
     @torch.no_grad()
     def _start_at_zero(self) -> None:
@@ -392,7 +359,7 @@ class MAMEX(GradientModel):
             chosen = encoded.chosen[min(place, len(encoded.chosen) - 1)]
             experts[:, column] = chosen * present.unsqueeze(1)
             modality[:, column] = present if single else encoded.weights[:, place]
-            if self.kernel is not None:
+            if self.start is not None:
                 # The regression's addends differ in length, so the gate alone does not say what counts.
                 modality[:, column] *= encoded.parts[place].norm(dim=1)
         total = modality.sum(dim=1, keepdim=True).clamp_min(1e-12)
@@ -407,7 +374,7 @@ class MAMEX(GradientModel):
         # Routers are small and decide: in full precision they cost nothing.
         with torch.autocast(present.device.type, enabled=False):
             dense, sparse, routed = self._route(inputs, present)
-        started = self._started(items, contents)
+        started = None if self.start is None else self.start(items, contents)
         parts = []
         # Elsewhere than on a CPU, to ask would make the device wait.
         complete = present.device.type == "cpu" and bool(present.all())
@@ -422,16 +389,6 @@ class MAMEX(GradientModel):
         weights = self._fuse(parts, present)
         vectors, gaps = fuse(parts, weights)
         return Encoded(vectors, parts, gaps, weights, present, dense, sparse, routed)
-
-    def _started(self, items: ItemBatch, contents: Sequence[Tensor]) -> Sequence[Tensor] | None:
-        """Return each modality's addend of the kernel regression, None without one."""
-        if self.kernel is None:
-            return None
-        if self.training and self._known is not None and bool(self._is_known[items.codes.cpu()].all()):
-            # Training items come again in every batch, and their addends do not change.
-            return self._known.to(items.codes.device)[items.codes].unbind(dim=1)
-        addends: list[Tensor] = self.kernel(contents)
-        return addends
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of (11): rank, align, balance, fusion_balance, l2."""

@@ -45,9 +45,14 @@ def learn_folding(
     means = (rows @ items)[known]
     centre, target = means.mean(axis=0), users[known].mean(axis=0)
     inputs = (means - centre).astype(np.float64)
-    gram = inputs.T @ inputs
-    gram += np.eye(len(gram)) * (_RIDGE * np.trace(gram) / len(gram) + 1e-12)
-    slope = np.linalg.solve(gram, inputs.T @ (users[known] - target))
+    ridge = _RIDGE * float(np.square(inputs).sum()) / inputs.shape[1] + 1e-12
+    if len(inputs) < inputs.shape[1]:
+        # The same solution by way of the smaller of the two systems.
+        gram = inputs @ inputs.T + ridge * np.eye(len(inputs))
+        slope = inputs.T @ np.linalg.solve(gram, users[known] - target)
+    else:
+        gram = inputs.T @ inputs + ridge * np.eye(inputs.shape[1])
+        slope = np.linalg.solve(gram, inputs.T @ (users[known] - target))
     return np.vstack([slope, target - centre @ slope]).astype(np.float32)
 
 

@@ -31,7 +31,7 @@ from prismrec.recommender.folding import learn_folding
 from prismrec.recommender.manifest import FeatureNote, RunManifest
 from prismrec.recommender.part_ranking import Ranking, default_candidates
 from prismrec.recommender.recommender import Recommender
-from prismrec.recommender.vectors import average_for_unknown, compute, vector_digest
+from prismrec.recommender.vectors import average_for_unknown, compute_catalog, vector_digest
 from prismrec.training.history import FitHistory
 from prismrec.training.loop import fit, require_device, require_metric
 
@@ -138,7 +138,7 @@ def train(
     history = _fit(model, data, plan, validate, seed, folder, device, log_dir, progress)
     model.eval()
     seconds = {"fit": time.perf_counter() - began, **history.seconds}
-    items = compute(model, np.arange(len(split.items)), *aligned.gather(np.arange(len(split.items))))
+    items = compute_catalog(model, aligned, np.arange(len(split.items)))
     users = _user_vectors(model, len(split.users))
     _require_finite(users, items.vectors)
     manifest = RunManifest(
@@ -231,13 +231,12 @@ def validation_of(
             "Choose a K of at most that (--set training.metric=ndcg@5, say), or let a larger share validate.",
         )
     ks = [k for k in sorted({10, 20, k}) if k <= n_candidates]
-    vectors, present = features.gather(ranking.candidates)
     known = np.bincount(split.train.users, minlength=len(split.users)) > 0
 
     def validate(model: Model) -> dict[str, float]:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         model.to("cpu")
-        items = compute(model, ranking.candidates, vectors, present)
+        items = compute_catalog(model, features, ranking.candidates, explained=False)
         users = average_for_unknown(_user_vectors(model, len(split.users)), known)
         model.to(device)
         return ranking.metrics(users, items.vectors, ks).means()

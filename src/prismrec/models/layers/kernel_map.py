@@ -106,7 +106,13 @@ class KernelMap(nn.Module):
 
     @torch.no_grad()
     def fit(
-        self, inputs: Sequence[Tensor], factors: Tensor, weights: Tensor, seed: int, score: Score | None
+        self,
+        inputs: Sequence[Tensor],
+        factors: Tensor,
+        weights: Tensor,
+        seed: int,
+        score: Score | None,
+        spread: bool | None = None,
     ) -> KernelChoice:
         """Choose settings and solve.
 
@@ -123,6 +129,8 @@ class KernelMap(nn.Module):
             Of the draws of landmarks and scouts.
         score
             Validation of the model that holds this map, as it stands; higher is better. None: leave-one-out.
+        spread
+            What a missing modality means, see `KernelChoice`; None: validation chooses.
 
         Returns
         -------
@@ -134,24 +142,27 @@ class KernelMap(nn.Module):
         if score is None:
             scouts = queue[:_SCOUTS]
             choice = _least_error([content[scouts] for content in inputs], factors[scouts] * weights)
+            choice = replace(choice, spread=spread is not False)
         else:
             few = full
             if len(full.chosen) > _SCOUTS:
                 few = _Regression(inputs, factors, queue[:_SCOUTS], len(self.landmarks))
-            choice = self._best_score(few, full, score)
+            choice = self._best_score(few, full, score, spread)
         self._use(full, choice)
         self._used = len(self.landmarks)
         return choice
 
-    def _best_score(self, few: "_Regression", full: "_Regression", score: Score) -> KernelChoice:
+    def _best_score(
+        self, few: "_Regression", full: "_Regression", score: Score, spread: bool | None
+    ) -> KernelChoice:
         """Try shares and bandwidths on scouts; penalties and what missing means with all landmarks."""
         shares = [tuple(s.tolist()) for s in share_grid(len(few.landmarks))]
-        best = KernelChoice(shares[0], _GAMMAS[0], _PENALTIES[0])
+        best = KernelChoice(shares[0], _GAMMAS[0], _PENALTIES[0], spread is not False)
         stages = [
             ([replace(best, shares=s) for s in shares], few),
             ([replace(best, gamma=gamma) for gamma in _GAMMAS], few),
             ([replace(best, penalty=penalty) for penalty in _PENALTIES], full),
-            ([best, replace(best, spread=False)], full),
+            ([best, replace(best, spread=False)] if spread is None else [best], full),
         ]
         scores: dict[tuple[KernelChoice, int], float] = {}
         for stage, (options, regression) in enumerate(stages):
