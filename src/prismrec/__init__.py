@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prismrec.data.splits import RandomHoldout as RandomHoldout
     from prismrec.data.splits import TrainOnAll as TrainOnAll
     from prismrec.features.store import FeatureStore as FeatureStore
+    from prismrec.models.bpr_mf import BPRMFConfig as BPRMFConfig
     from prismrec.models.content_profile import ContentProfileConfig as ContentProfileConfig
     from prismrec.models.kernel_ridge import KernelRidgeConfig as KernelRidgeConfig
     from prismrec.models.linear_map import LinearMapConfig as LinearMapConfig
@@ -48,6 +49,7 @@ _HOMES = {
     "RandomHoldout": "data.splits",
     "TrainOnAll": "data.splits",
     "FeatureStore": "features.store",
+    "BPRMFConfig": "models.bpr_mf",
     "ContentProfileConfig": "models.content_profile",
     "KernelRidgeConfig": "models.kernel_ridge",
     "LinearMapConfig": "models.linear_map",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
@@ -132,6 +133,35 @@ class UserBatch:
 
 
 Batch = TripletBatch | UserBatch
+
+
+@dataclass(frozen=True)
+class TableEpoch:
+    """An epoch of triplets for a model that takes all its steps in one go (`GradientModel.train_epoch`).
+
+    Parameters
+    ----------
+    users, positives
+        Codes, int32, shape ``(pairs,)`` each, in the epoch's order.
+    negatives
+        Item codes, int32, shape ``(pairs, negatives)``.
+    batch_size
+        Pairs a step; the last batch may be shorter.
+    rates
+        Learning rate of each batch.
+    step
+        Steps that were taken before.
+    moments
+        First and second moments of Adam of each of `GradientModel.row_tables`, by name; changed in place.
+    """
+
+    users: npt.NDArray[np.int32]
+    positives: npt.NDArray[np.int32]
+    negatives: npt.NDArray[np.int32]
+    batch_size: int
+    rates: npt.NDArray[np.float64]
+    step: int
+    moments: Mapping[str, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -335,6 +365,30 @@ class GradientModel(Model):
             Shape ``(*codes.shape, d)``.
         """
         return functional.embedding(codes, table, sparse=self.lazy_rows)
+
+    trains_epochs: ClassVar[bool] = False
+    """Whether the model has `train_epoch`: its parameters are `row_tables` and nothing else."""
+
+    def train_epoch(self, epoch: TableEpoch) -> dict[str, float]:
+        """Take the steps of a whole epoch on the CPU, in float32, instead of one by one.
+
+        The steps must be, up to rounding, those of `losses` batch by batch with lazy Adam
+        (`prismrec.training.row_adam.RowAdam` with its defaults) on the tables: tables and moments are
+        changed in place, and any number of threads gives the same result. The training loop calls it where
+        `trains_epochs` says so and the plan asks for nothing that it does not know: triplets, lazy rows, no
+        clipping, full precision.
+
+        Parameters
+        ----------
+        epoch
+            Triplets, learning rates, moments.
+
+        Returns
+        -------
+        dict
+            Each term of the loss by name, mean over the batches; not a number where training has diverged.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no epochs of its own.")
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:

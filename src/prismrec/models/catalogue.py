@@ -4,6 +4,7 @@ import difflib
 
 from prismrec.base.errors import ConfigError
 from prismrec.models.base import ModelConfig
+from prismrec.models.bpr_mf import BPRMFConfig
 from prismrec.models.content_profile import ContentProfileConfig
 from prismrec.models.kernel_ridge import KernelRidgeConfig
 from prismrec.models.linear_map import LinearMapConfig
@@ -14,6 +15,7 @@ from prismrec.models.random_items import RandomConfig
 MODELS: tuple[type[ModelConfig], ...] = (
     RandomConfig,
     PopularityConfig,
+    BPRMFConfig,
     ContentProfileConfig,
     LinearMapConfig,
     KernelRidgeConfig,

@@ -34,7 +34,10 @@ class TrainingPlan(BaseModel):
         "that a batch holds few items; uniform for a user who has touched them all.",
     )
     popularity_power: float = Field(
-        0.75, ge=0, le=4, description="With negative_sampling='popularity'; 0 is uniform. Cold items count as 1."
+        0.75,
+        ge=0,
+        le=4,
+        description="With negative_sampling='popularity'; 0 is uniform. Cold items count as 1.",
     )
     grouping: Literal["none", "items"] = Field(
         "none",

@@ -10,7 +10,7 @@ import torch
 
 from prismrec.models.base import Batch, ItemBatch, TrainingData, TripletBatch, UserBatch
 from prismrec.models.plan import TrainingPlan
-from prismrec.training.negatives import draw_negatives
+from prismrec.training.negatives import Negatives, popularity_weights
 
 
 class Batches:
@@ -35,6 +35,8 @@ class Batches:
         self._starts, self._touched = data.pairs.by_user(data.inputs.n_users)
         self._active = np.flatnonzero(np.diff(self._starts)).astype(np.int32)
         self._fixed = self._fixed_items(whole_catalog)
+        self._negatives = self._sampler() if plan.sampling == "triplets" else None
+        self._places = np.empty(data.inputs.n_items, dtype=np.int64)
 
     def __len__(self) -> int:
         n = len(self._active) if self._plan.sampling == "users" else len(self._data.pairs)
@@ -42,8 +44,9 @@ class Batches:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of an epoch, on the CPU."""
-        rng = np.random.default_rng((self._seed, number))
-        return self._user_batches(rng) if self._plan.sampling == "users" else self._triplets(rng)
+        if self._plan.sampling == "users":
+            return self._user_batches(np.random.default_rng((self._seed, number)))
+        return self._triplets(number)
 
     def _fixed_items(self, whole_catalog: bool) -> ItemBatch | None:
         """Items that are in every batch, gathered once."""
@@ -62,21 +65,53 @@ class Batches:
             torch.from_numpy(present),
         )
 
-    def _triplets(self, rng: np.random.Generator) -> Iterator[TripletBatch]:
-        pairs = self._data.pairs
-        order = rng.permutation(len(pairs))
+    def triplets(
+        self, number: int
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Return an epoch's users, positives and negatives, in their order: what `epoch` makes batches of.
+
+        Parameters
+        ----------
+        number
+            Of the epoch.
+
+        Returns
+        -------
+        tuple
+            Codes, int32: users and positives, shape ``(pairs,)`` each, and negatives, shape
+            ``(pairs, negatives)``. Every so many of them, by the plan's batch size, are a batch.
+        """
+        assert self._negatives is not None
+        rng = np.random.default_rng((self._seed, number))
+        pairs, plan = self._data.pairs, self._plan
+        order = self._by_item(rng) if plan.grouping == "items" else rng.permutation(len(pairs))
+        users, positives = pairs.users[order], pairs.items[order]
+        seed = int(rng.integers(1 << 63))
+        if plan.negative_sampling == "in-batch":
+            negatives = self._negatives.draw_in_batch(
+                users, positives, batch_size=plan.batch_size, count=plan.negatives, seed=seed
+            )
+        else:
+            negatives = self._negatives.draw(users, count=plan.negatives, seed=seed)
+        return users, positives, negatives
+
+    def _sampler(self) -> Negatives:
         warm = self._plan.negative_items == "warm"
         pool = self._data.warm if warm else np.arange(self._data.inputs.n_items, dtype=np.int32)
-        users, positives = pairs.users[order], pairs.items[order]
-        negatives = draw_negatives(
-            users,
-            self._starts,
-            self._touched,
-            pool,
-            count=self._plan.negatives,
-            seed=int(rng.integers(1 << 63)),
-        )
-        for first in range(0, len(order), self._plan.batch_size):
+        weights = None
+        if self._plan.negative_sampling == "popularity":
+            weights = popularity_weights(self._data.pairs.items, pool, self._plan.popularity_power)
+        return Negatives(self._starts, self._touched, pool, weights)
+
+    def _by_item(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Order of the pairs: items at random, each item's pairs at random one after the other."""
+        place = rng.permutation(self._data.inputs.n_items)
+        mixed = rng.permutation(len(self._data.pairs))
+        return mixed[np.argsort(place[self._data.pairs.items[mixed]], kind="stable")]
+
+    def _triplets(self, number: int) -> Iterator[TripletBatch]:
+        users, positives, negatives = self.triplets(number)
+        for first in range(0, len(users), self._plan.batch_size):
             chosen = slice(first, first + self._plan.batch_size)
             yield self._triplet_batch(users[chosen], positives[chosen], negatives[chosen])
 
@@ -88,11 +123,17 @@ class Batches:
             rows: npt.NDArray[Any] = np.concatenate((positives[:, None], negatives), axis=1)
         else:
             together = np.concatenate((positives[:, None], negatives), axis=1)
-            unique, inverse = np.unique(together, return_inverse=True)
+            unique, rows = self._unique(together)
             items = self.items(unique)
-            rows = inverse.reshape(together.shape)
         places = torch.from_numpy(rows.astype(np.int64))
         return TripletBatch(torch.from_numpy(users.astype(np.int64)), items, places[:, 0], places[:, 1:])
+
+    def _unique(self, codes: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """`np.unique` with the inverse, which a table of places gives faster than another sort."""
+        ascending = np.sort(codes, axis=None)
+        unique = ascending[np.concatenate(([True], ascending[1:] != ascending[:-1]))]
+        self._places[unique] = np.arange(len(unique))
+        return unique, self._places[codes]
 
     def _user_batches(self, rng: np.random.Generator) -> Iterator[UserBatch]:
         assert self._fixed is not None

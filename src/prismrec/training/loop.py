@@ -13,13 +13,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from prismrec.base.errors import ConfigError, InputError, MissingExtraError
 from prismrec.base.files import digest
 from prismrec.base.progress import SILENT, Progress, Task
-from prismrec.models.base import Batch, GradientModel, Model, TrainingData, TripletBatch, UserBatch
+from prismrec.models.base import (
+    Batch,
+    GradientModel,
+    Model,
+    TableEpoch,
+    TrainingData,
+    TripletBatch,
+    UserBatch,
+)
 from prismrec.models.plan import TrainingPlan
 from prismrec.training.batches import Batches
 from prismrec.training.checkpoint import Checkpoint
@@ -158,17 +167,7 @@ class _Run:
         began = time.perf_counter()
         torch.manual_seed(_epoch_seed(self.seed, number))
         self.model.train()
-        sums: dict[str, Tensor] = {}
-        mark = time.perf_counter()
-        for batch in ahead(self.batches.epoch(number)):
-            moved = _to(batch, self.device)
-            self.history.seconds["sample"] += time.perf_counter() - mark
-            mark = time.perf_counter()
-            for name, value in self._step(moved).items():
-                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
-            self.history.seconds["step"] += time.perf_counter() - mark
-            mark = time.perf_counter()
-        losses = {name: float(total) / len(self.batches) for name, total in sums.items()}
+        losses = self._at_once(number) if self._goes_at_once() else self._batch_by_batch(number)
         if not all(math.isfinite(value) for value in losses.values()):
             raise InputError(
                 f"Training diverged in epoch {number}: {_shown(losses)}.",
@@ -182,6 +181,44 @@ class _Run:
             metrics = self._measure(self.model)
             self.history.seconds["validate"] += time.perf_counter() - mark
         return EpochRecord(epoch=number, seconds=time.perf_counter() - began, losses=losses, metrics=metrics)
+
+    def _batch_by_batch(self, number: int) -> dict[str, float]:
+        sums: dict[str, Tensor] = {}
+        mark = time.perf_counter()
+        for batch in ahead(self.batches.epoch(number)):
+            moved = _to(batch, self.device)
+            self.history.seconds["sample"] += time.perf_counter() - mark
+            mark = time.perf_counter()
+            for name, value in self._step(moved).items():
+                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
+            self.history.seconds["step"] += time.perf_counter() - mark
+            mark = time.perf_counter()
+        return {name: float(total) / len(self.batches) for name, total in sums.items()}
+
+    def _goes_at_once(self) -> bool:
+        """Whether the model's own epoch does all that the plan asks for."""
+        plan = self.plan
+        simple = plan.sampling == "triplets" and plan.clip_norm is None and not self.half
+        return self.model.trains_epochs and self.model.lazy_rows and simple and self.device.type == "cpu"
+
+    def _at_once(self, number: int) -> dict[str, float]:
+        mark = time.perf_counter()
+        triplets = self.batches.triplets(number)
+        self.history.seconds["sample"] += time.perf_counter() - mark
+        mark = time.perf_counter()
+        (rows,) = (optimizer for optimizer in self.optimizers if isinstance(optimizer, RowAdam))
+        states = {name: rows.started(self.model.get_parameter(name)) for name in self.model.row_tables}
+        moments = {name: (state["exp_avg"], state["exp_avg_sq"]) for name, state in states.items()}
+        before, rates = self.steps, []
+        for _ in range(len(self.batches)):
+            rates.append(self.plan.learning_rate * self._rate_factor())
+            self.steps += 1
+        epoch = TableEpoch(*triplets, self.plan.batch_size, np.array(rates), before, moments)
+        losses: dict[str, float] = self.model.train_epoch(epoch)
+        for state in states.values():
+            state["step"] += len(rates)
+        self.history.seconds["step"] += time.perf_counter() - mark
+        return losses
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         rate = self.plan.learning_rate * self._rate_factor()

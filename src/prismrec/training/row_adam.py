@@ -74,6 +74,15 @@ class RowAdam(torch.optim.Optimizer):
                     "Give it to another optimiser.",
                 )
 
+    def started(self, table: Tensor) -> dict[str, Tensor]:
+        """Return the state of a table, made where there is none: ``step``, ``exp_avg``, ``exp_avg_sq``."""
+        state: dict[str, Tensor] = self.state[table]
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"] = torch.zeros_like(table, memory_format=torch.contiguous_format)
+            state["exp_avg_sq"] = torch.zeros_like(table, memory_format=torch.contiguous_format)
+        return state
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take one step.
@@ -100,11 +109,7 @@ class RowAdam(torch.optim.Optimizer):
         return loss
 
     def _update(self, table: Tensor, gradient: Tensor, how: AdamStep) -> None:
-        state = self.state[table]
-        if not state:
-            state["step"] = torch.zeros(())
-            state["exp_avg"] = torch.zeros_like(table, memory_format=torch.contiguous_format)
-            state["exp_avg_sq"] = torch.zeros_like(table, memory_format=torch.contiguous_format)
+        state = self.started(table)
         state["step"] += 1
         size = how.size(int(state["step"]))
         if not gradient.is_sparse:

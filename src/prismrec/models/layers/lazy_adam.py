@@ -10,6 +10,9 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,36 @@ class AdamStep:
         """Return the step size: the rate with both moments' bias corrected, for a step counted from 1."""
         first, second = self.betas
         return self.rate * math.sqrt(1.0 - second**step) / (1.0 - first**step)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch(typing: Any, table: Any, row: Any, column: Any) -> Any:
+    """Ask for the cache line that holds an entry; reads and changes nothing."""
+    del typing
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        places = [
+            context.cast(builder, a, t, types.intp) for a, t in zip(args[1:], signature.args[1:], strict=True)
+        ]
+        pointer = cgutils.get_item_pointer(context, builder, signature.args[0], array, places)
+        pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+        # llvmlite mangles the name as its LLVM wants it.
+        ask = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+        # For writing or reading alike, to be kept, data.
+        builder.call(ask, [pointer, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(table, row, column), code
+
+
+@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+def prefetch_row(table: Any, row: Any) -> None:
+    """Ask for a row of a table ahead of its use: the processor cannot guess which one comes next."""
+    for column in range(0, table.shape[1], 64 // table.itemsize):
+        _prefetch(table, row, column)
 
 
 @numba.njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
