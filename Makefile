@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 CORE := $(VENV)/.installed-core
 DEV := $(VENV)/.installed-dev
+# What is measured against keeps older versions of some packages, so it has an environment of its own.
+BENCH := .venv-bench
+PEERS := $(BENCH)/.installed
 PINS := pyproject.toml constraints.txt
 
 # The first of these that is new enough; `make PYTHON=/path/to/python ...` chooses another.
@@ -40,10 +43,13 @@ format: $(DEV) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(DEV) ## Run every benchmarks/bench_*.py
+bench: $(PEERS) ## Measure against other software, about half an hour; DATA=folder adds MovieLens
 	@set -e; for script in benchmarks/bench_*.py; do \
-		[ -f "$$script" ] || { echo "There is no benchmarks/bench_*.py."; exit 1; }; \
-		echo "== $$script"; $(BIN)/python "$$script"; done
+		echo "== $$script"; \
+		if [ "$$script" = benchmarks/bench_mamex_target.py ] && [ -n "$(DATA)" ]; then \
+			$(BENCH)/bin/python "$$script" --data "$(DATA)"; \
+		else $(BENCH)/bin/python "$$script"; fi; done
+	@$(BENCH)/bin/python benchmarks/table.py
 
 docs: $(DEV) ## Build the site into site/
 	$(BIN)/mkdocs build --strict
@@ -69,3 +75,9 @@ $(CORE): $(PINS) | $(BIN)/pip
 $(DEV): $(PINS) | $(BIN)/pip
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'
 	@touch $(CORE) $@
+
+$(PEERS): $(PINS) benchmarks/requirements.txt | $(BIN)/pip
+	$(BIN)/python -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --constraint constraints.txt --editable .
+	$(BENCH)/bin/python -m pip install --requirement benchmarks/requirements.txt
+	@touch $@

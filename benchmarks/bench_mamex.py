@@ -100,8 +100,8 @@ def epochs(size: Size, repeats: int) -> list[Row]:
                 ours,
                 theirs,
                 GOALS.get(size.name) if precision == "auto" else None,
-                f"{steps} steps, {ours / steps * 1000:.0f} ms against {theirs / steps * 1000:.0f} ms each; bound "
-                f"by passes over the batch's vectors, the products are a third",
+                f"{steps} steps, {ours / steps * 1000:.0f} ms against {theirs / steps * 1000:.0f} ms each; "
+                f"bound by passes over the batch's vectors, the products are a third",
             )
         )
         before = after

@@ -5,9 +5,14 @@ drifts, and the median of each is compared. `report` merges what a script measur
 ``results/latest.json``, and ``table.py`` prints that as a table.
 """
 
+import os
+
+# Before any library makes its threads: those that wait for work by spinning slow each other down, ten times
+# and more where another process is at work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
