@@ -150,3 +150,17 @@ def test_an_interruption_in_a_verb_ends_it_with_130(call, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(catalogue, "config_of", interrupted)
     assert call("models", "mamex").code == verbs.INTERRUPTED
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_wait_without_spinning_unless_told_otherwise(given, expected) -> None:
+    script = (
+        "import os, sys; sys.argv = ['prismrec', '--version']\n"
+        "from prismrec.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    env |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout.split()[-1] == expected
