@@ -5,8 +5,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from prismrec.base import exact
 from prismrec.base.errors import InputError
-from prismrec.evaluation import ranking
+from prismrec.base.exact import ItemMatrix
 from prismrec.evaluation.ranking import Ranks, Rows, rank_positives, tie_order, top_k
 
 
@@ -61,11 +62,11 @@ ALL_TIED = (
 @settings(max_examples=150)
 def test_agrees_with_sorting_everything(case, tile_users):
     users, items, ids, positives, masked, k = case
-    ties, hidden = tie_order(ids), rows(masked)
+    candidates, hidden = ItemMatrix.of(items, tie_order(ids)), rows(masked)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "_MAX_TILE_USERS", tile_users)
-        ranks = rank_positives(users, items, ties, rows(positives), hidden)
-        found, scores = top_k(users, items, ties, k, hidden)
+        patch.setattr(exact, "_TILE_USERS", tile_users)
+        ranks = rank_positives(users, candidates, rows(positives), hidden)
+        found, scores = top_k(users, candidates, k, hidden)
     for u in range(len(users)):
         order = oracle_order(users[u], items, ids, set(masked[u]))
         place = {item: n for n, item in enumerate(order, start=1)}
@@ -85,7 +86,7 @@ def test_agrees_with_sorting_everything(case, tile_users):
 def test_without_a_mask_every_candidate_counts():
     users = np.array([[1.0]], np.float32)
     items = np.array([[3.0], [1.0], [2.0]], np.float32)
-    ranks = rank_positives(users, items, tie_order(["x", "y", "z"]), rows([[1, 2]]))
+    ranks = rank_positives(users, ItemMatrix.of(items, tie_order(["x", "y", "z"])), rows([[1, 2]]))
     assert ranks.ranks.tolist() == [2, 3]
     assert ranks.items.tolist() == [2, 1]
 
@@ -97,8 +98,9 @@ def test_many_positives_and_a_full_list_on_real_numbers():
     items = random.normal(size=(501, 16)).astype(np.float32)
     ids = [f"{n:04}" for n in random.permutation(501)]
     liked = [np.flatnonzero(random.random(501) < share).tolist() for share in (0, 0.01, 0.5, 0.9, 1, 0, 0.3)]
-    ranks = rank_positives(users, items, tie_order(ids), rows(liked))
-    found, _ = top_k(users, items, tie_order(ids), 501)
+    candidates = ItemMatrix.of(items, tie_order(ids))
+    ranks = rank_positives(users, candidates, rows(liked))
+    found, _ = top_k(users, candidates, 501)
     order = np.argsort(-(users.astype(np.float64) @ items.T.astype(np.float64)), axis=1)
     assert np.array_equal(found, order)
     place = np.argsort(order, axis=1) + 1
@@ -117,8 +119,9 @@ def test_items_with_the_same_vector_are_tied(n_users, n_items):
     which = random.integers(0, 3, n_items)
     items = random.normal(size=(3, 48)).astype(np.float32)[which]
     ids = np.array([f"{n:03}" for n in random.permutation(n_items)])
-    found, scores = top_k(users, items, tie_order(ids.tolist()), n_items)
-    ranks = rank_positives(users, items, tie_order(ids.tolist()), rows([list(range(n_items))] * n_users))
+    candidates = ItemMatrix.of(items, tie_order(ids.tolist()))
+    found, scores = top_k(users, candidates, n_items)
+    ranks = rank_positives(users, candidates, rows([list(range(n_items))] * n_users))
     assert np.array_equal(ranks.items.reshape(n_users, n_items), found)
     for u in range(n_users):
         for kind in range(3):
@@ -134,10 +137,14 @@ def test_rows_leave_out_what_is_no_candidate_and_sort():
     assert made.sizes.tolist() == [1, 0, 2, 0]
 
 
+def test_rows_of_some_users():
+    made = rows([[3], [], [1, 2], [0]]).take(np.array([2, 1, 0]))
+    assert made.starts.tolist() == [0, 2, 2, 3]
+    assert made.items.tolist() == [1, 2, 3]
+
+
 def test_no_users_give_no_ranks():
-    ranks = rank_positives(
-        np.empty((0, 2), np.float32), np.ones((3, 2), np.float32), tie_order(["a", "b", "c"]), rows([])
-    )
+    ranks = rank_positives(np.empty((0, 2), np.float32), ItemMatrix.of(np.ones((3, 2), np.float32)), rows([]))
     assert isinstance(ranks, Ranks)
     assert len(ranks.ranks) == 0
 
@@ -145,7 +152,7 @@ def test_no_users_give_no_ranks():
 @pytest.mark.parametrize("k", [0, 4, -1])
 def test_a_list_length_outside_the_candidates_is_refused(k):
     with pytest.raises(InputError, match="not between 1 and 3"):
-        top_k(np.ones((1, 1), np.float32), np.ones((3, 1), np.float32), tie_order(["a", "b", "c"]), k)
+        top_k(np.ones((1, 1), np.float32), ItemMatrix.of(np.ones((3, 1), np.float32)), k)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -153,11 +160,11 @@ def test_a_list_length_outside_the_candidates_is_refused(k):
 def test_vectors_that_are_not_finite_are_refused(bad, side):
     users, items = np.ones((1, 2), np.float32), np.ones((2, 2), np.float32)
     (users if side == "user" else items)[0, 1] = bad
-    with pytest.raises(InputError, match=f"A {side} vector"):
-        rank_positives(users, items, tie_order(["a", "b"]), rows([[0]]))
+    with pytest.raises(InputError, match=f"An? {side} vector"):
+        rank_positives(users, ItemMatrix.of(items), rows([[0]]))
 
 
 def test_scores_that_would_overflow_are_refused():
     huge = np.full((1, 2), 1e30, np.float32)
     with pytest.raises(InputError, match="overflow"):
-        top_k(huge, huge, tie_order(["a"]), 1)
+        top_k(huge, ItemMatrix.of(huge), 1)

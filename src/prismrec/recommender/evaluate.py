@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prismrec.base.errors import InputError
+from prismrec.base.exact import ItemMatrix
 from prismrec.base.progress import SILENT, Progress
 from prismrec.data.interactions import Pairs
 from prismrec.data.splits import Candidates, Part, Split, TrainOnAll
@@ -169,7 +170,7 @@ def _evaluate_part(
     began = time.perf_counter()
     ranking = Ranking.of(split, pairs, mode, part)
     users = recommender.all_user_vectors()
-    items = recommender.items.vectors[ranking.candidates]
+    items = ranking.matrix(recommender.items.vectors[ranking.candidates])
     ranks = ranking.ranks(users, items, progress)
     measured = per_user(ranks, ks)
     names = [metric_name(metric, k) for metric in Metric for k in ks]
@@ -228,11 +229,11 @@ def _beyond(
     split: Split,
     ranking: Ranking,
     users: Floats,
-    items: Floats,
+    items: ItemMatrix,
     content: Content | None,
     k: int,
 ) -> Beyond:
-    lists, _ = top_k(users[ranking.users], items, ranking.ties, k, ranking.masked)
+    lists, _ = top_k(users[ranking.users], items, k, ranking.masked)
     counts = np.bincount(split.train.items, minlength=len(split.items))
     return beyond_accuracy(lists, ranking.candidates, counts, content)
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prismrec.base.errors import InputError
-from prismrec.evaluation.ranking import Rows, top_k
+from prismrec.evaluation.ranking import top_k
 from prismrec.evaluation.report_inputs import ItemCard, UserExample
 from prismrec.recommender.evaluate import OpenedPart
 from prismrec.recommender.insights import categories
@@ -78,14 +78,10 @@ def _drawn(recommender: Recommender, ranking: Ranking) -> tuple[Rows64, bool]:
 
 
 def _lists(recommender: Recommender, ranking: Ranking, rows: Rows64, k: int) -> npt.NDArray[np.int32]:
-    masked = None
-    if ranking.masked is not None:
-        starts = ranking.masked.starts
-        pairs = [(n, i) for n, r in enumerate(rows) for i in ranking.masked.items[starts[r] : starts[r + 1]]]
-        users, items = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-        masked = Rows.of(users, items, len(rows))
+    masked = None if ranking.masked is None else ranking.masked.take(rows)
     vectors = recommender.all_user_vectors()[ranking.users[rows]]
-    found, _ = top_k(vectors, recommender.items.vectors[ranking.candidates], ranking.ties, k, masked)
+    items = ranking.matrix(recommender.items.vectors[ranking.candidates])
+    found, _ = top_k(vectors, items, k, masked)
     return found
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prismrec.base.errors import InputError
+from prismrec.base.exact import ItemMatrix
 from prismrec.base.progress import SILENT, Progress
 from prismrec.data.interactions import Pairs
 from prismrec.data.splits import Candidates, GlobalTime, ItemColdStart, Part, Split
@@ -81,7 +82,11 @@ class Ranking:
             masked,
         )
 
-    def ranks(self, users: Floats, items: Floats, progress: Progress = SILENT) -> Ranks:
+    def matrix(self, items: Floats) -> ItemMatrix:
+        """Lay out the candidates' vectors, shape ``(len(candidates), d)``, for ranking."""
+        return ItemMatrix.of(items, self.ties)
+
+    def ranks(self, users: Floats, items: ItemMatrix, progress: Progress = SILENT) -> Ranks:
         """Rank the positives.
 
         Parameters
@@ -89,14 +94,12 @@ class Ranking:
         users
             Vectors of all users of the vocabulary.
         items
-            Vectors of the candidates.
+            The candidates, from `matrix`.
         progress
             Where to report to.
         """
-        return rank_positives(
-            users[self.users], items, self.ties, self.positives, self.masked, progress=progress
-        )
+        return rank_positives(users[self.users], items, self.positives, self.masked, progress=progress)
 
     def metrics(self, users: Floats, items: Floats, ks: Sequence[int]) -> UserMetrics:
         """Return metrics of each counted user."""
-        return per_user(self.ranks(users, items), ks)
+        return per_user(self.ranks(users, self.matrix(items)), ks)

@@ -12,6 +12,7 @@ import polars as pl
 import torch
 
 from prismrec.base.errors import DamagedError, InputError
+from prismrec.base.exact import ItemMatrix
 from prismrec.base.progress import SILENT, Progress
 from prismrec.data.catalog import Catalog
 from prismrec.data.splits import Split
@@ -228,12 +229,12 @@ class Recommender:
             raise InputError("Give users or liked items, not both.")
         if k < 1:
             raise InputError(f"K = {k} is below 1.")
-        allowed = self._allowed(choose, where)
+        candidates = self._candidates(choose, where)
         if liked is not None:
             seen = [self.item_ids.code(name) for name in liked]
             vectors = self.fold_in(liked)[None, :]
             return self._lists(
-                [None], vectors, [seen], np.zeros(1, dtype=bool), allowed, k, exclude_seen, explain
+                [None], vectors, [seen], np.zeros(1, dtype=bool), candidates, k, exclude_seen, explain
             )
         names = list(users) if users is not None else list(self.split.users)
         if not names:
@@ -242,7 +243,7 @@ class Recommender:
         with progress.task("recommend", len(names)) as task:
             for first in range(0, len(names), _BLOCK):
                 block = names[first : first + _BLOCK]
-                frames.append(self._for_users(block, allowed, k, exclude_seen, explain))
+                frames.append(self._for_users(block, candidates, k, exclude_seen, explain))
                 task.advance(len(block))
         return pl.concat(frames)
 
@@ -266,9 +267,8 @@ class Recommender:
         allowed = allowed[allowed != row]
         if len(allowed) == 0:
             raise InputError("No other item is left to compare with.", "Loosen the conditions.")
-        unit = self._unit_vectors
-        ties = tie_order(self.item_ids.names(allowed))
-        found, scores = top_k(unit[[row]], unit[allowed], ties, min(k, len(allowed)))
+        items = self._unit_matrix.take(allowed)
+        found, scores = top_k(self._unit_vectors[[row]], items, min(k, len(allowed)))
         chosen = allowed[found[0]]
         return pl.DataFrame(
             {
@@ -319,7 +319,7 @@ class Recommender:
 
     def forget_derived(self) -> None:
         """Drop what was computed from the catalogue, after it has grown."""
-        for name in ("_unit_vectors", "_titles"):
+        for name in ("_unit_vectors", "_unit_matrix", "_titles", "_ties", "_matrix", "_matrices"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -331,6 +331,33 @@ class Recommender:
         vectors = self.items.vectors
         unit: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return unit
+
+    @cached_property
+    def _ties(self) -> npt.NDArray[np.int32]:
+        return tie_order(self.item_ids.names(np.arange(len(self.catalog))))
+
+    @cached_property
+    def _matrix(self) -> ItemMatrix:
+        return ItemMatrix.of(self.items.vectors, self._ties)
+
+    @cached_property
+    def _unit_matrix(self) -> ItemMatrix:
+        return ItemMatrix.of(self._unit_vectors, self._ties)
+
+    @cached_property
+    def _matrices(self) -> dict[Choice, tuple[npt.NDArray[np.int64], ItemMatrix]]:
+        """Items that may be recommended without further conditions, laid out for search."""
+        return {}
+
+    def _candidates(self, choose: Choice, where: Sequence[str]) -> tuple[npt.NDArray[np.int64], ItemMatrix]:
+        """Rows of the items that may be recommended, and their vectors."""
+        if choose in self._matrices and not where:
+            return self._matrices[choose]
+        allowed = self._allowed(choose, where)
+        made = allowed, self._matrix.take(allowed)
+        if not where:
+            self._matrices[choose] = made
+        return made
 
     def _allowed(self, choose: Choice, where: Sequence[str]) -> npt.NDArray[np.int64]:
         """Rows of the items that may be recommended."""
@@ -348,7 +375,12 @@ class Recommender:
         return np.flatnonzero(mask)
 
     def _for_users(
-        self, names: Sequence[str], allowed: npt.NDArray[np.int64], k: int, exclude_seen: bool, explain: bool
+        self,
+        names: Sequence[str],
+        candidates: tuple[npt.NDArray[np.int64], ItemMatrix],
+        k: int,
+        exclude_seen: bool,
+        explain: bool,
     ) -> pl.DataFrame:
         starts, touched = self._training_rows
         codes = self.split.users.codes(names)
@@ -358,7 +390,7 @@ class Recommender:
             touched[starts[c] : starts[c + 1]].tolist() if known else []
             for c, known in zip(codes.tolist(), has_history.tolist(), strict=True)
         ]
-        return self._lists(names, vectors, seen, ~has_history, allowed, k, exclude_seen, explain)
+        return self._lists(names, vectors, seen, ~has_history, candidates, k, exclude_seen, explain)
 
     def _lists(
         self,
@@ -366,11 +398,12 @@ class Recommender:
         vectors: Floats,
         seen: Sequence[Sequence[int]],
         fallback: npt.NDArray[np.bool_],
-        allowed: npt.NDArray[np.int64],
+        candidates: tuple[npt.NDArray[np.int64], ItemMatrix],
         k: int,
         exclude_seen: bool,
         explain: bool,
     ) -> pl.DataFrame:
+        allowed, items = candidates
         place = np.full(len(self.catalog), -1)
         place[allowed] = np.arange(len(allowed))
         masked = None
@@ -379,8 +412,7 @@ class Recommender:
             masked = Rows.of(
                 rows, place[np.fromiter((i for s in seen for i in s), dtype=np.int64)], len(names)
             )
-        ties = tie_order(self.item_ids.names(allowed))
-        found, scores = top_k(vectors, self.items.vectors[allowed], ties, min(k, len(allowed)), masked)
+        found, scores = top_k(vectors, items, min(k, len(allowed)), masked)
         row, rank = np.nonzero(found >= 0)
         chosen = allowed[found[row, rank]]
         warm = self.is_warm()
