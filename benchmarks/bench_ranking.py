@@ -135,8 +135,10 @@ def metrics(ranks: Ranks, args: argparse.Namespace) -> list[Row]:
 def query(n: int, args: argparse.Namespace) -> list[Row]:
     """One user's ten best of n items."""
     dim, k = 128, 10
-    vectors, users = generated_vectors(n, dim, seed=3), generated_vectors(1000, dim, seed=4)
+    # Users are drawn like the items: an index of neighbours is made for such.
+    vectors = generated_vectors(n + 1000, dim, seed=3)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors, users = vectors[:n].copy(), vectors[n:].copy()
     items = ItemMatrix.of(vectors)
     turn = iter(range(10**9))
 
@@ -163,7 +165,7 @@ def query(n: int, args: argparse.Namespace) -> list[Row]:
         index.init_index(max_elements=n, ef_construction=200, M=16)
         index.add_items(vectors, num_threads=args.threads)
         ef, recall = _tuned(index, users, truth)
-        found = f"ef = {ef}, recall@{k} {recall:.3f}, after building an index"
+        found = f"ef = {ef}, recall@{k} {recall:.3f}, after building an index; ours needs none"
         sides.append(lambda: index.knn_query(next_user(), k, num_threads=1))
     times = in_turn(max(200, args.repeats), *sides)
     name = f"One query, {k} of {n:,} items, d = {dim}"
@@ -172,14 +174,14 @@ def query(n: int, args: argparse.Namespace) -> list[Row]:
     if n == 20_000 or args.quick:
         rows.append(Row(name, "the goal of 1 ms", times[0], 0.001, 1.0, rate))
     rows.append(Row(name, "NumPy matrix-vector product, argpartition", times[0], times[1], None, rate))
-    against = "hnswlib (M = 16), approximate: recall@10 at least 0.98"
+    against = "hnswlib (M = 16), approximate, tuned to a recall@10 of 0.98"
     if hnswlib is None:
         return [*rows, _missing(name, against, None, "hnswlib")]
     return [*rows, Row(name, against, times[0], times[2], None, found)]
 
 
 def _tuned(index: Any, users: npt.NDArray[np.float32], truth: npt.NDArray[np.int32]) -> tuple[int, float]:
-    for ef in (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512):
+    for ef in (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024):
         index.set_ef(ef)
         found = index.knn_query(users, truth.shape[1])[0]
         recall = float(np.mean([np.isin(a, b).mean() for a, b in zip(truth, found, strict=True)]))

@@ -15,14 +15,14 @@ floats = st.floats(-(2.0**120), 2.0**120, width=32)
 @numba.njit
 def count_at_least(row, least):
     count = 0
-    for start in range(0, len(row), 64 // row.itemsize):
+    for start in range(0, len(row), lanes.LINE // row.itemsize):
         count += lanes.ones(lanes.at_least(row, start, least))
     return count
 
 
 @numba.njit
 def first_score_at_least(row, least):
-    for start in range(0, len(row), 64 // row.itemsize):
+    for start in range(0, len(row), lanes.LINE // row.itemsize):
         mask = lanes.scores_at_least(row, start, least)
         if mask != np.uint64(0):
             return start + lanes.lowest(mask)
@@ -31,7 +31,7 @@ def first_score_at_least(row, least):
 
 @numba.njit
 def make_keys(row):
-    for start in range(0, len(row), 64 // row.itemsize):
+    for start in range(0, len(row), lanes.LINE // row.itemsize):
         lanes.to_keys(row, start)
 
 
@@ -67,7 +67,7 @@ def test_keys_have_the_order_of_the_scores_and_are_compared_as_such(bits, values
 
 
 def test_minus_zero_stands_just_below_zero():
-    row = np.full(32, -32768, dtype=np.int16)
+    row = np.full(64, -32768, dtype=np.int16)
     make_keys(row)
     assert set(row.tolist()) == {-1}
 

@@ -173,14 +173,15 @@ def count_above(
         mine = starts[block.start : block.stop + 1]
         span = slice(mine[0], mine[-1])
         mine = mine - mine[0]
-        vectors, chosen, counts = users[block], wanted[span], above[span]
-        scores = kernels.pair_scores(vectors, items.vectors, mine, chosen)
-        left = operand(vectors, lengths[block], product, is_user=True)
-        owner = np.repeat(np.arange(len(vectors)), np.diff(mine))
+        chosen, counts = wanted[span], above[span]
+        wide = users[block].astype(np.float64)
+        scores = kernels.pair_scores(wide, items.vectors, mine, chosen)
+        left = operand(users[block], lengths[block], product, is_user=True)
+        owner = np.repeat(np.arange(len(wide)), np.diff(mine))
         low, high = thresholds(scores, error_bounds(left, right)[owner], product.bits)
         met = zero[block][owner]
         doubts = np.empty((_DOUBTS, 2), dtype=np.int32)
-        known = (vectors, items.vectors, items.ties, mine, chosen, scores)
+        known = (wide, items.vectors, items.ties, mine, chosen, scores)
         for first, tile in _tiles(left, right):
             kernels.count_tile(tile, first, *known, low, high, doubts, counts, met)
         if not met.all():
@@ -233,14 +234,14 @@ def best(
     most = 1 << (product.bits - 1)
 
     def collect(block: slice) -> None:
-        vectors, hidden = users[block], masked_starts[block.start : block.stop + 1]
-        n = len(vectors)
-        left = operand(vectors, lengths[block], product, is_user=True)
+        wide, hidden = users[block].astype(np.float64), masked_starts[block.start : block.stop + 1]
+        n = len(wide)
+        left = operand(users[block], lengths[block], product, is_user=True)
         errors = error_bounds(left, right)
         counts = np.zeros(n, dtype=np.int64)
         floors = np.where(zero[block], most - 1, 1 - most)
         kept, kept_keys = np.empty((n, room), dtype=np.int32), np.empty((n, room), dtype=np.int32)
-        known = (vectors, items.vectors, items.ties, k, errors)
+        known = (wide, items.vectors, items.ties, k, errors)
         for first, tile in _tiles(left, right):
             kernels.collect_tile(tile, first, *known, hidden, masked, floors, counts, kept, kept_keys)
         kernels.finish_lists(*known, counts, kept, kept_keys, product.bits, found[block], scores[block])

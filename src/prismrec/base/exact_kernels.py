@@ -9,7 +9,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from prismrec.base.lanes import at_least, dot, lowest, ones, scores_at_least, to_keys
+from prismrec.base.lanes import LINE, at_least, dot, lowest, ones, scores_at_least, to_keys
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ def rough_scores(user: Any, items: Floats, scores: Any) -> None:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def pair_scores(users: Floats, items: Floats, starts: Starts, wanted: Codes) -> Doubles:
+def pair_scores(users: Doubles, items: Floats, starts: Starts, wanted: Codes) -> Doubles:
     """Canonical score of each wanted pair; those of user u are ``starts[u]:starts[u + 1]``."""
     scores = np.empty(len(wanted), dtype=np.float64)
     for user in range(len(users)):
@@ -49,7 +49,8 @@ def pair_scores(users: Floats, items: Floats, starts: Starts, wanted: Codes) -> 
 
 @numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
 def _is_above(score: float, tie: int, other: float, other_tie: int) -> bool:
-    return score > other or (score == other and tie < other_tie)
+    # Without a branch, which could only be guessed.
+    return (score > other) | ((score == other) & (tie < other_tie))
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
@@ -68,17 +69,16 @@ def _settle(
     for doubt in range(count):
         place, item = doubts[doubt, 0], doubts[doubt, 1]
         own = wanted[place]
-        if item == own:
-            met[place] = True
-        elif _is_above(dot(user, items[item]), ties[item], exact[place], ties[own]):
-            above[place] += 1
+        met[place] |= item == own
+        # An item is not above itself.
+        above[place] += _is_above(dot(user, items[item]), ties[item], exact[place], ties[own])
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def count_tile(
     scores: npt.NDArray[Any],
     first: int,
-    users: Floats,
+    users: Doubles,
     items: Floats,
     ties: Codes,
     starts: Starts,
@@ -96,7 +96,7 @@ def count_tile(
     `met` is set where the wanted item itself was between, as it must be. `doubts` is room for what is left
     open, shape ``(n, 2)``.
     """
-    step = 64 // scores.itemsize
+    step = LINE // scores.itemsize
     width = scores.shape[1]
     whole = width - width % step
     room = len(doubts) - step
@@ -155,7 +155,7 @@ def _tail_at_least(row: Any, start: int, least: int) -> Any:
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def leave_out_masked(
-    users: Floats,
+    users: Doubles,
     items: Floats,
     ties: Codes,
     starts: Starts,
@@ -260,7 +260,7 @@ def _shrink(
 def collect_tile(
     scores: npt.NDArray[Any],
     first: int,
-    users: Floats,
+    users: Doubles,
     items: Floats,
     ties: Codes,
     k: int,
@@ -274,7 +274,7 @@ def collect_tile(
 ) -> None:
     """Collect a tile's items that may be among the k best of a user."""
     bits = scores.itemsize * 8
-    step = 64 // scores.itemsize
+    step = LINE // scores.itemsize
     width = scores.shape[1]
     whole = width - width % step
     # As bits -1, which is no number; its key is below that of every number.
@@ -314,7 +314,7 @@ def collect_tile(
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def finish_lists(
-    users: Floats,
+    users: Doubles,
     items: Floats,
     ties: Codes,
     k: int,

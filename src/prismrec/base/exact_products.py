@@ -12,7 +12,7 @@ are rounded likewise. For short lists of long vectors u1 v1 alone is faster: mor
 
 Measured on one core of a Xeon with AMX, 4,096 users and 63,001 items of 64 / 128 dimensions, seconds for the
 products and, in brackets, for exact ranks of 6 positives a user in all: float32 0.20 (0.42) / 0.40 (0.63),
-three products of bfloat16 0.09 (0.26) / 0.14 (0.34). One product of bfloat16 takes as long to write its
+three products of bfloat16 0.08 (0.23) / 0.13 (0.31). One product of bfloat16 takes as long to write its
 scores, and leaves so much open that ranks take five times as long. In float32 torch (MKL) reaches 280 to 340
 GFLOP/s on two cores and NumPy (OpenBLAS) 180 to 260, hence torch. Two threads that share each product and
 each loop took up to four times as long as two with users of their own, when the machine had other work.

@@ -5,6 +5,8 @@ sum. The code here is LLVM's portable vector code; on a processor with narrower 
 
 Scores are looked at as *keys*: the bits of a float as a signed integer, mirrored where negative, so that the
 order of keys is the order of scores. A key of bfloat16 has 16 bits, one of float32 has 32.
+
+Numba's cache on the disk does not notice changes here: save the modules that use them, too.
 """
 
 from typing import Any
@@ -19,7 +21,9 @@ from numba.extending import intrinsic
 LANES = 8
 """A scalar product is summed in so many lanes; vectors are padded with zeros to a multiple."""
 
-_LINE = 64
+LINE = 128
+"""Bytes of scores that are looked at as one vector: of 16-bit ones, as many as a mask has bits."""
+
 _DOUBLE = ir.DoubleType()
 
 
@@ -38,9 +42,9 @@ def keys(scores: npt.NDArray[np.float64], bits: int) -> npt.NDArray[np.int64]:
 
 
 def _line(context: Any, builder: Any, kind: Any, row: Any, start: Any) -> tuple[Any, Any]:
-    """Pointer to 64 bytes of a row as one vector, and the number of its lanes."""
+    """Pointer to `LINE` bytes of a row as one vector, and the number of its lanes."""
     array = context.make_array(kind)(context, builder, row)
-    lanes = _LINE * 8 // kind.dtype.bitwidth
+    lanes = LINE * 8 // kind.dtype.bitwidth
     element = builder.gep(array.data, [start])
     return builder.bitcast(
         element, ir.VectorType(context.get_value_type(kind.dtype), lanes).as_pointer()
@@ -73,7 +77,7 @@ def _compare(context: Any, builder: Any, kind: Any, args: Any, *, raw: bool) -> 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def at_least(typing: Any, row: Any, start: Any, least: Any) -> Any:
-    """Return which of the 64 bytes of keys from `start` on are at least `least`, one bit each."""
+    """Return which of the `LINE` bytes of keys from `start` on are at least `least`, one bit each."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return _compare(context, builder, signature.args[0], args, raw=False)
@@ -93,7 +97,7 @@ def scores_at_least(typing: Any, row: Any, start: Any, least: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def to_keys(typing: Any, row: Any, start: Any) -> Any:
-    """Turn the bits of 64 bytes of floats from `start` on into keys, in place."""
+    """Turn the bits of `LINE` bytes of floats from `start` on into keys, in place."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = signature.args[0]
@@ -126,31 +130,41 @@ def lowest(typing: Any, mask: Any) -> Any:
     return types.int64(types.uint64), code
 
 
+def _eight(builder: Any, kind: Any, array: Any, first: Any) -> Any:
+    """Eight numbers of a vector, as float64."""
+    element = ir.FloatType() if kind.dtype.bitwidth == 32 else _DOUBLE
+    vector = ir.VectorType(element, LANES)
+    pointer = builder.bitcast(builder.gep(array.data, [first]), vector.as_pointer())
+    line = builder.load(pointer, align=kind.dtype.bitwidth // 8)
+    return line if element is _DOUBLE else builder.fpext(line, ir.VectorType(_DOUBLE, LANES))
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def dot(typing: Any, left: Any, right: Any) -> Any:
     """Return the scalar product of two float32 vectors, summed in float64 in a fixed order.
 
     Lane l of eight sums the products at l, l + 8, l + 16, ... in that order; then lanes 0 to 3 and 4 to 7 are
     added, then 0 and 1 with 2 and 3, then the two. A product of two float32 numbers is exact in float64, so
-    that this order is all there is to agree on. The length is a multiple of eight.
+    that this order is all there is to agree on. The length is a multiple of eight. A side that is used often
+    is better handed in as float64, still of float32 numbers.
     """
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         sides = [
-            context.make_array(kind)(context, builder, value)
+            (kind, context.make_array(kind)(context, builder, value))
             for kind, value in zip(signature.args, args, strict=True)
         ]
-        steps = builder.udiv(builder.extract_value(sides[0].shape, 0), ir.Constant(ir.IntType(64), LANES))
-        single = ir.VectorType(ir.FloatType(), LANES)
+        size = builder.extract_value(sides[0][1].shape, 0)
         double = ir.VectorType(_DOUBLE, LANES)
+        # Fused where the processor is fast at that, which makes no difference: the product is exact.
+        add_product = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(double, [double] * 3), f"llvm.fmuladd.v{LANES}f64"
+        )
         total = cgutils.alloca_once_value(builder, ir.Constant(double, [0.0] * LANES))
-        with cgutils.for_range(builder, steps) as loop:
-            values = []
-            for side in sides:
-                place = builder.gep(side.data, [builder.mul(loop.index, ir.Constant(ir.IntType(64), LANES))])
-                line = builder.load(builder.bitcast(place, single.as_pointer()), align=4)
-                values.append(builder.fpext(line, double))
-            builder.store(builder.fadd(builder.load(total), builder.fmul(*values)), total)
+        with cgutils.for_range(builder, builder.udiv(size, ir.Constant(size.type, LANES))) as loop:
+            first = builder.mul(loop.index, ir.Constant(size.type, LANES))
+            values = [_eight(builder, kind, array, first) for kind, array in sides]
+            builder.store(builder.call(add_product, [*values, builder.load(total)]), total)
         lanes = builder.load(total)
         half = LANES // 2
         while half:
