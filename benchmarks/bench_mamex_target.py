@@ -174,7 +174,7 @@ def main() -> None:
     for label, config, plan in sides:
         taken, reached = ours(split, config, plan, best)
         detail = f"target {best:.4f} ({when}, {seconds:.0f} s); ours reached {reached:.4f}"
-        goal = 20.0 if label == "full softmax" else None
+        goal = 20.0 if label in ("full softmax", "preset tuned") else None
         rows.append(Row(f"{name}, {label}", against, taken, seconds, goal, detail))
     report("bench_mamex_target.py", rows, args)
 
