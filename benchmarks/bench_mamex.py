@@ -101,7 +101,7 @@ def epochs(size: Size, repeats: int) -> list[Row]:
                 theirs,
                 GOALS.get(size.name) if precision == "auto" else None,
                 f"{steps} steps, {ours / steps * 1000:.0f} ms against {theirs / steps * 1000:.0f} ms each; "
-                f"bound by passes over the batch's vectors, the products are a third",
+                "bound by passes over the batch's vectors and calls of autograd, not by products",
             )
         )
         before = after

@@ -127,6 +127,11 @@ def ours(split: Split, config: MAMEXConfig, plan: TrainingPlan, target: float) -
     return None, watch.best
 
 
+def _shown(text_model: str) -> str:
+    """Name of a text model without the folder that it lies in on this machine."""
+    return text_model if text_model == "default" else "FOLDER_OF_THE_TEXT_MODEL"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -176,7 +181,8 @@ def main() -> None:
         detail = f"target {best:.4f} ({when}, {seconds:.0f} s); ours reached {reached:.4f}"
         goal = 20.0 if label in ("full softmax", "preset tuned") else None
         rows.append(Row(f"{name}, {label}", against, taken, seconds, goal, detail))
-    report("bench_mamex_target.py", rows, args)
+    needs = f"--data FOLDER --text-model {_shown(args.text_model)} --epochs {args.epochs}"
+    report("bench_mamex_target.py", rows, args, needs)
 
 
 if __name__ == "__main__":

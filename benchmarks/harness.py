@@ -148,18 +148,34 @@ def set_threads(threads: int) -> None:
     threadpool_limits(threads)
 
 
-def report(script: str, rows: list[Row], args: argparse.Namespace) -> None:
-    """Print rows, and put them into ``results/latest.json`` in the place of this script's earlier ones."""
+def report(script: str, rows: list[Row], args: argparse.Namespace, needs: str = "") -> None:
+    """Print rows, and put them into ``results/latest.json`` in the place of this script's earlier ones.
+
+    Where nothing was measured at all (data or a peer is missing) the earlier ones stay.
+
+    Parameters
+    ----------
+    script
+        Its file's name.
+    rows
+        What it measured.
+    args
+        Its options.
+    needs
+        Options beyond those that all scripts share, for the command that is recorded.
+    """
     for row in rows:
         ratio = "not measured" if row.ratio is None else f"{row.ratio:.2f} x"
         figures = f"{row.ours} / {row.theirs} {row.unit}"
         print(f"{row.name:58} {ratio:>12}  goal {row.goal}  {row.against}  [{figures}]")
-    if args.quick:
+    if args.quick or all(row.ratio is None for row in rows):
         return
     kept = [entry for entry in read() if entry["script"] != script]
     conditions = {
         "script": script,
-        "command": f"python benchmarks/{script} --threads {args.threads} --repeats {args.repeats}",
+        "command": " ".join(
+            f"python benchmarks/{script} {needs} --threads {args.threads} --repeats {args.repeats}".split()
+        ),
         "threads": args.threads,
         "machine": {**machine(), "peers": {p: v for p in _PEERS if (v := _version(p)) is not None}},
         "date": time.strftime("%Y-%m-%d"),

@@ -182,3 +182,9 @@ def test_sizes_that_do_not_fit_are_refused():
         best(np.ones((1, 2), np.float32), items, 1, *flat([[]]), task)
     with pytest.raises(InputError, match="ties"):
         ItemMatrix.of(np.ones((2, 3), np.float32), np.zeros(1, np.int32))
+
+
+@pytest.mark.parametrize("ties", [[0, 1], [0, 1, 1], [1, 2, 3]])
+def test_ties_that_are_no_order_of_the_items_are_refused(ties):
+    with pytest.raises(InputError, match=f"The order of {len(ties)} ties does not fit 3 vectors"):
+        ItemMatrix.of(np.ones((3, 8), np.float32), np.array(ties, dtype=np.int32))

@@ -1,6 +1,7 @@
 import itertools
 import math
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -334,6 +335,21 @@ def test_clipping_counts_rows_that_repeat_once(data, monkeypatch):
     plan = PLAN.model_copy(update={"epochs": 1, "clip_norm": 1e-3})
     fit(model, data, plan, seed=0)
     np.testing.assert_allclose(norms, 1e-3, rtol=2e-2)
+
+
+def test_an_error_in_a_step_leaves_no_thread_behind(data):
+    model = build(data)
+
+    def broken(batch):
+        raise RuntimeError("no loss")
+
+    model.losses = broken
+    before = threading.active_count()
+    # Held on to, the error keeps the frames of the loop alive.
+    with pytest.raises(RuntimeError, match="no loss") as held:
+        fit(model, data, PLAN.model_copy(update={"batch_size": 5}), seed=0)
+    assert threading.active_count() == before
+    assert held.traceback
 
 
 @pytest.mark.parametrize("able", [False, True])

@@ -80,9 +80,10 @@ class ItemMatrix:
         """
         padded = _padded(vectors)
         order = np.arange(len(padded), dtype=np.int32) if ties is None else ties.astype(np.int32)
-        if len(order) != len(padded):
+        if not np.array_equal(np.sort(order), np.arange(len(padded))):
             raise InputError(
-                f"{len(padded)} vectors and the order of {len(order)} ties do not fit each other."
+                f"The order of {len(order)} ties does not fit {len(padded)} vectors.",
+                f"It holds each number from 0 to {len(padded) - 1} once.",
             )
         return ItemMatrix(padded, order, _lengths(padded, "An item"), vectors.shape[1])
 

@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from prismrec.models.plan import TrainingPlan
 from prismrec.training.batches import Batches
 from prismrec.training.checkpoint import Checkpoint
 from prismrec.training.history import EpochRecord, FitHistory
+from prismrec.training.optimizers import clip, in_half, make_optimizers, parameters_of
 from prismrec.training.prefetch import ahead
 from prismrec.training.row_adam import RowAdam
 
@@ -125,8 +126,8 @@ class _Run:
         self.accelerator = accelerator
         self.device: torch.device = accelerator.device
         model.lazy_rows = plan.row_updates == "lazy"
-        self.half = _in_half(plan, self.device)
-        self.optimizers = _optimizers(model.to(self.device), plan)
+        self.half = in_half(plan, self.device)
+        self.optimizers = make_optimizers(model.to(self.device), plan)
         self.model, *self.prepared = accelerator.prepare(model, *self.optimizers)
         self.batches = Batches(data, plan, seed, model.wants_catalog)
         self.history = FitHistory(chosen=chosen, seconds={"sample": 0.0, "step": 0.0, "validate": 0.0})
@@ -185,14 +186,16 @@ class _Run:
     def _batch_by_batch(self, number: int) -> dict[str, float]:
         sums: dict[str, Tensor] = {}
         mark = time.perf_counter()
-        for batch in ahead(self.batches.epoch(number)):
-            moved = _to(batch, self.device)
-            self.history.seconds["sample"] += time.perf_counter() - mark
-            mark = time.perf_counter()
-            for name, value in self._step(moved).items():
-                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
-            self.history.seconds["step"] += time.perf_counter() - mark
-            mark = time.perf_counter()
+        # Closed whatever happens: an error in a step must not leave a thread behind that waits to be read.
+        with closing(ahead(self.batches.epoch(number))) as batches:
+            for batch in batches:
+                moved = _to(batch, self.device)
+                self.history.seconds["sample"] += time.perf_counter() - mark
+                mark = time.perf_counter()
+                for name, value in self._step(moved).items():
+                    sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
+                self.history.seconds["step"] += time.perf_counter() - mark
+                mark = time.perf_counter()
         return {name: float(total) / len(self.batches) for name, total in sums.items()}
 
     def _goes_at_once(self) -> bool:
@@ -232,7 +235,7 @@ class _Run:
             prepared.zero_grad(set_to_none=True)
         self.accelerator.backward(total)
         if self.plan.clip_norm is not None:
-            _clip(self.model, self.plan.clip_norm)
+            clip(self.model, self.plan.clip_norm)
         for prepared in self.prepared:
             prepared.step()
         self.steps += 1
@@ -311,7 +314,7 @@ class _Run:
         for key, value in found.group("optimizer").items():
             name, moment = key.rsplit("/", 1)
             parameter = self.model.get_parameter(name)
-            owner = next(o for o in self.optimizers if any(parameter is p for p in _parameters(o)))
+            owner = next(o for o in self.optimizers if any(parameter is p for p in parameters_of(o)))
             owner.state[parameter][moment] = value if moment == "step" else value.to(self.device)
         self.history = FitHistory.model_validate(found.numbers["history"])
         self.bad, self.steps = int(found.numbers["bad"]), int(found.numbers["steps"])
@@ -331,61 +334,6 @@ def require_metric(plan: TrainingPlan, metrics: Mapping[str, float]) -> None:
             f"training.metric is {plan.metric!r}, which the validation does not give.",
             f"It gives: {', '.join(metrics)}.",
         )
-
-
-def _optimizers(model: GradientModel, plan: TrainingPlan) -> list[torch.optim.Optimizer]:
-    """AdamW for what every batch touches, and lazy Adam for tables of which it touches a few rows."""
-    decayed: list[Tensor] = []
-    free: list[Tensor] = []
-    tables: list[Tensor] = []
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if model.lazy_rows and name in model.row_tables:
-            tables.append(parameter)
-        else:
-            (free if name in model.undecayed else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    found: list[torch.optim.Optimizer] = []
-    if decayed or free:
-        # Fused: one pass over parameter, gradient and moments instead of seven.
-        fused = all(p.device.type in ("cpu", "cuda") for p in (*decayed, *free))
-        found.append(
-            torch.optim.AdamW([g for g in groups if g["params"]], lr=plan.learning_rate, fused=fused)
-        )
-    if tables:
-        found.append(RowAdam(tables, lr=plan.learning_rate))
-    return found
-
-
-def _clip(model: GradientModel, norm: float) -> None:
-    """Scale all gradients down to a norm; torch's own function refuses those that hold touched rows only."""
-    values = []
-    for parameter in model.parameters():
-        if parameter.grad is not None and parameter.grad.is_sparse:
-            parameter.grad = parameter.grad.coalesce()
-            values.append(parameter.grad._values())
-        elif parameter.grad is not None:
-            values.append(parameter.grad)
-    factor = (norm / (torch.nn.utils.get_total_norm(values) + 1e-6)).clamp(max=1.0)
-    for value in values:
-        value.mul_(factor)
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _in_half(plan: TrainingPlan, device: torch.device) -> bool:
-    """Whether products are taken in bfloat16; 'auto' asks whether there are units for it."""
-    if plan.precision != "auto":
-        return plan.precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
-        return False
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def _accelerator(device: str) -> Any:

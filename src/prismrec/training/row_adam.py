@@ -20,8 +20,8 @@ class RowAdam(torch.optim.Optimizer):
     """Lazy Adam on the rows of tables: the same steps as `torch.optim.SparseAdam`.
 
     A row without a gradient stays as it is, moments included; bias is corrected by the number of steps. There
-    is no weight decay. On the CPU, float32 tables are updated by one compiled loop whose result does not
-    depend on the number of threads; elsewhere by torch's operations.
+    is no weight decay. On the CPU, float32 tables are updated by one compiled loop; elsewhere by torch's
+    operations.
 
     A dense gradient touches every row: then this is Adam.
 

@@ -131,7 +131,8 @@ def update_row(
         table[row, column] -= size * m / (np.sqrt(v) + eps)
 
 
-@numba.njit(cache=True, parallel=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+# One thread: beside torch's pool of threads a second one would take its cores from it.
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def update_rows(
     table: Any,
     mean: Any,
@@ -163,8 +164,7 @@ def update_rows(
     rows, first, last = np.empty(n, np.int64), np.empty(n, np.int32), np.empty(n, np.int32)
     following = np.empty(n, np.int32)
     found = group_rows(codes, slots, rows, first, last, following)
-    for slot in numba.prange(found):
-        # A row belongs to one thread, and its gradients are added in order: any number of threads agrees.
+    for slot in range(found):
         place = first[slot]
         total = gradients[place].copy()
         place = following[place]
