@@ -136,6 +136,26 @@ Batch = TripletBatch | UserBatch
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One of the steps that a model takes for each batch in alternation, as adversaries do.
+
+    Parameters
+    ----------
+    name
+        In the log, before the name of a term.
+    trains
+        Beginnings of the names of the parameters that the step moves; all others stay.
+    """
+
+    name: str
+    trains: tuple[str, ...]
+
+    def moves(self, parameter: str) -> bool:
+        """Whether the step moves a parameter of this name."""
+        return parameter.startswith(self.trains)
+
+
+@dataclass(frozen=True)
 class TableEpoch:
     """An epoch of triplets for a model that takes all its steps in one go (`GradientModel.train_epoch`).
 
@@ -393,6 +413,21 @@ class GradientModel(Model):
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of the loss by name, each a weighted scalar; their sum is minimised."""
+
+    turns: ClassVar[tuple[Turn, ...]] = ()
+    """The steps that are taken one after the other for each batch; none: a single step for all parameters."""
+
+    def turn_losses(self, turn: Turn, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms of one of `turns`; `losses` is not called in training where there are turns."""
+        raise NotImplementedError(f"{type(self).__name__} takes no turns.")
+
+    @property
+    def targets(self) -> Pairs | None:
+        """Pairs that triplets are made of, known after `prepare`. None: the training pairs, as mostly.
+
+        Negatives are verified against the training pairs either way.
+        """
+        return None
 
     @property
     def wants_catalog(self) -> bool:

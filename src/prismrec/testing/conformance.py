@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from prismrec.base.errors import ConfigError, DamagedError, InputError
-from prismrec.models.base import GradientModel, ItemBatch, Modality, Model, ModelConfig, ModelInputs
+from prismrec.models.base import GradientModel, ItemBatch, Modality, Model, ModelConfig, ModelInputs, Turn
 from prismrec.models.layers.content import item_batch
 from prismrec.models.plan import TrainingPlan
 from prismrec.testing.planted import TWO_MODALITIES, Planted, cold_auc, fitted, planted
@@ -191,20 +191,24 @@ class ModelConformance:
         model.prepare(self.source().data, None)
         model.train()
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
-        batches = Batches(self.source().data, self.plan, 0, model.wants_catalog)
+        batches = Batches(self.source().data, self.plan, 0, model.wants_catalog, model.targets)
         reached: set[str] = set()
+        whole = Turn("", ("",))
         for epoch in (1, 2):
             for batch in list(batches.epoch(epoch))[:4]:
-                terms = model.losses(batch)
-                assert terms
-                assert all(term.shape == () and term.isfinite() for term in terms.values())
-                optimizer.zero_grad()
-                torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-                for name, p in model.named_parameters():
-                    if p.grad is not None and bool((p.grad != 0).any()):
-                        reached.add(name)
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
+                for turn in model.turns or (whole,):
+                    terms = model.losses(batch) if turn is whole else model.turn_losses(turn, batch)
+                    assert terms
+                    assert all(term.shape == () and term.isfinite() for term in terms.values())
+                    optimizer.zero_grad()
+                    torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+                    for name, p in model.named_parameters():
+                        if p.grad is not None and turn.moves(name):
+                            reached |= {name} if bool((p.grad != 0).any()) else set()
+                        else:
+                            p.grad = None
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                    optimizer.step()
         return reached
 
     def test_learns_what_was_planted(self) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from prismrec.data.interactions import Pairs
 from prismrec.models.base import Batch, ItemBatch, TrainingData, TripletBatch, UserBatch
 from prismrec.models.plan import TrainingPlan
 from prismrec.training.negatives import Negatives, popularity_weights
@@ -26,10 +27,20 @@ class Batches:
         Of the run.
     whole_catalog
         Whether triplet batches hold every item (transductive terms).
+    targets
+        Pairs that triplets are made of; None: the training pairs.
     """
 
-    def __init__(self, data: TrainingData, plan: TrainingPlan, seed: int, whole_catalog: bool) -> None:
+    def __init__(
+        self,
+        data: TrainingData,
+        plan: TrainingPlan,
+        seed: int,
+        whole_catalog: bool,
+        targets: Pairs | None = None,
+    ) -> None:
         self._data = data
+        self._pairs = data.pairs if targets is None else targets
         self._plan = plan
         self._seed = seed
         self._starts, self._touched = data.pairs.by_user(data.inputs.n_users)
@@ -39,7 +50,7 @@ class Batches:
         self._places = np.empty(data.inputs.n_items, dtype=np.int64)
 
     def __len__(self) -> int:
-        n = len(self._active) if self._plan.sampling == "users" else len(self._data.pairs)
+        n = len(self._active) if self._plan.sampling == "users" else len(self._pairs)
         return math.ceil(n / self._plan.batch_size)
 
     def epoch(self, number: int) -> Iterator[Batch]:
@@ -83,7 +94,7 @@ class Batches:
         """
         assert self._negatives is not None
         rng = np.random.default_rng((self._seed, number))
-        pairs, plan = self._data.pairs, self._plan
+        pairs, plan = self._pairs, self._plan
         order = self._by_item(rng) if plan.grouping == "items" else rng.permutation(len(pairs))
         users, positives = pairs.users[order], pairs.items[order]
         seed = int(rng.integers(1 << 63))
@@ -106,8 +117,8 @@ class Batches:
     def _by_item(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         """Order of the pairs: items at random, each item's pairs at random one after the other."""
         place = rng.permutation(self._data.inputs.n_items)
-        mixed = rng.permutation(len(self._data.pairs))
-        return mixed[np.argsort(place[self._data.pairs.items[mixed]], kind="stable")]
+        mixed = rng.permutation(len(self._pairs))
+        return mixed[np.argsort(place[self._pairs.items[mixed]], kind="stable")]
 
     def _triplets(self, number: int) -> Iterator[TripletBatch]:
         users, positives, negatives = self.triplets(number)

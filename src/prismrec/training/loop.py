@@ -27,6 +27,7 @@ from prismrec.models.base import (
     TableEpoch,
     TrainingData,
     TripletBatch,
+    Turn,
     UserBatch,
 )
 from prismrec.models.plan import TrainingPlan
@@ -129,7 +130,7 @@ class _Run:
         self.half = in_half(plan, self.device)
         self.optimizers = make_optimizers(model.to(self.device), plan)
         self.model, *self.prepared = accelerator.prepare(model, *self.optimizers)
-        self.batches = Batches(data, plan, seed, model.wants_catalog)
+        self.batches = Batches(data, plan, seed, model.wants_catalog, model.targets)
         self.history = FitHistory(chosen=chosen, seconds={"sample": 0.0, "step": 0.0, "validate": 0.0})
         self.best: dict[str, Tensor] | None = None
         self.bad = 0
@@ -228,17 +229,33 @@ class _Run:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
+        if not self.model.turns:
+            terms = self._move(batch, None)
+        else:
+            terms = {}
+            for turn in self.model.turns:
+                terms |= {f"{turn.name} {name}": value for name, value in self._move(batch, turn).items()}
+        self.steps += 1
+        return terms
+
+    def _move(self, batch: Batch, turn: Turn | None) -> dict[str, Tensor]:
+        """Take one step down the sum of the terms, with all parameters or those of a turn."""
+        model = self.model
         with torch.autocast(self.device.type, torch.bfloat16) if self.half else nullcontext():
-            terms = self.model.losses(batch)
+            terms = model.losses(batch) if turn is None else model.turn_losses(turn, batch)
         total = torch.stack([value.float() for value in terms.values()]).sum()
         for prepared in self.prepared:
             prepared.zero_grad(set_to_none=True)
         self.accelerator.backward(total)
+        if turn is not None:
+            for name, parameter in self.model.named_parameters():
+                if not turn.moves(name):
+                    # An optimiser leaves alone what has no gradient, its moments too.
+                    parameter.grad = None
         if self.plan.clip_norm is not None:
             clip(self.model, self.plan.clip_norm)
         for prepared in self.prepared:
             prepared.step()
-        self.steps += 1
         return {name: value.detach().float() for name, value in terms.items()}
 
     @torch.no_grad()
