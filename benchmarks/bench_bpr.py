@@ -6,8 +6,10 @@ slow each other down many times; the processes take turns. Threads that wait do 
 turn it is.
 
 An epoch is every training pair once. Ours draws the order and the negatives, and takes its steps in
-mini-batches with lazy Adam; implicit's is plain SGD without locks, one pair after the other. Dense Adam is
-timed for some steps, and scaled to an epoch.
+mini-batches, with plain SGD or with lazy Adam; implicit's is plain SGD without locks, one pair after the
+other. Like is compared with like in the row of SGD: both move a pair's rows by the same rate and the same
+decay, and both draw negatives as often as they occur in pairs, as implicit does (uniformly with Adam). Dense
+Adam is timed for some steps, and scaled to an epoch.
 """
 
 import json
@@ -35,32 +37,54 @@ def main() -> None:
     size = _QUICK if args.quick else ELECTRONICS
     sides = {
         name: _Side(name, args.threads, args.quick)
-        for name in ("ours", "ours batch by batch", "implicit", "dense")
+        for name in ("ours", "ours sgd", "ours batch by batch", "implicit", "dense")
     }
-    rows = [_epoch_row(size, sides, args.repeats), *_torch_rows(size, sides, args.repeats)]
+    rows = [*_epoch_rows(size, sides, args.repeats), *_torch_rows(size, sides, args.repeats)]
     for side in sides.values():
         side.close()
     report("bench_bpr.py", rows, args)
 
 
-def _epoch_row(size: Size, sides: "dict[str, _Side]", repeats: int) -> Row:
-    name = f"BPR-MF, {_DIM} factors, {size.name} size: an epoch"
+def _epoch_rows(size: Size, sides: "dict[str, _Side]", repeats: int) -> list[Row]:
+    plain = f"BPR-MF, {_DIM} factors, {size.name} size: an epoch, plain SGD on both sides"
+    adam = f"BPR-MF, {_DIM} factors, {size.name} size: an epoch, ours Adam, theirs plain SGD"
     against = "implicit's SGD without locks; at most 1.5 times its time"
     if not sides["implicit"].there:
-        return Row(name, against, None, None, 1 / 1.5, "not measured: implicit is not installed")
-    ours, theirs = in_turn(repeats, sides["ours"], sides["implicit"])
-    # Both have now seen the same number of epochs, and must have learnt.
-    learnt = sides["ours"].ask("check"), sides["implicit"].ask("check")
-    if min(learnt) <= 0.5:
+        nothing = None, None, 1 / 1.5, "not measured: implicit is not installed"
+        return [Row(plain, against, *nothing), Row(adam, against, *nothing)]
+    ours, moments, theirs = in_turn(repeats, sides["ours sgd"], sides["ours"], sides["implicit"])
+    # All have now seen the same number of epochs, and must have learnt.
+    learnt = {name: sides[name].ask("check") for name in ("ours sgd", "ours", "implicit")}
+    if min(max(shares) for shares in learnt.values()) <= 0.5:
         raise SystemExit(f"one side has not learnt: {learnt}")
-    moved = 3 * 6 * 4 * _DIM * size.pairs / 1e9
-    detail = (
+    return [
+        Row(plain, against, ours, theirs, 1 / 1.5, _told(size, ours, theirs, "ours sgd", learnt)),
+        Row(
+            adam,
+            f"{against}, though Adam moves two moments with each row",
+            moments,
+            theirs,
+            1 / 1.5,
+            _told(size, moments, theirs, "ours", learnt),
+        ),
+    ]
+
+
+def _told(size: Size, ours: float, theirs: float, side: str, learnt: dict[str, list[float]]) -> str:
+    """Return what bounds our epoch, and what each side does and has learnt."""
+    plan = _sgd().training
+    # Three rows a triplet, each read and written; Adam does so with two moments too.
+    passes, how = (2, "plain SGD") if side == "ours sgd" else (6, "Adam")
+    batch = plan.batch_size if side == "ours sgd" else _BATCH
+    return (
         f"{size.pairs / ours / 1e6:.1f} against {size.pairs / theirs / 1e6:.1f} million triplets a second; "
-        f"ours with Adam, synchronous batches of {_BATCH:,}, the same for any number of threads, moves up to "
-        f"{moved / ours:.1f} GB/s of rows and moments; training pairs above a random item: {learnt[0]:.3f} "
-        f"against {learnt[1]:.3f} after the same epochs"
+        f"ours: {how}, synchronous batches of {batch:,}, the same for any number of threads, moves up to "
+        f"{3 * passes * 4 * _DIM * size.pairs / 1e9 / ours:.1f} GB/s; theirs: plain SGD, a pair at a time, "
+        f"rate {plan.learning_rate / plan.batch_size:.4f} (as ours with SGD has for a pair); training pairs "
+        f"above a random item {learnt[side][0]:.3f} against {learnt['implicit'][0]:.3f}, above another "
+        f"pair's item {learnt[side][1]:.3f} against {learnt['implicit'][1]:.3f}, after the same epochs from "
+        "different starts"
     )
-    return Row(name, against, ours, theirs, 1 / 1.5, detail)
 
 
 def _torch_rows(size: Size, sides: "dict[str, _Side]", repeats: int) -> list[Row]:
@@ -125,7 +149,13 @@ class _Side:
 def _serve(name: str, threads: int, quick: bool) -> None:
     set_threads(threads)
     size = _QUICK if quick else ELECTRONICS
-    makers = {"ours": _ours, "ours batch by batch": _ours_by_batch, "implicit": _implicit, "dense": _dense}
+    makers = {
+        "ours": _ours,
+        "ours sgd": _ours_sgd,
+        "ours batch by batch": _ours_by_batch,
+        "implicit": _implicit,
+        "dense": _dense,
+    }
     made = makers[name](size, threads)
     print(json.dumps(made is not None), flush=True)
     for line in sys.stdin:
@@ -143,41 +173,62 @@ def _data(size: Size) -> Any:
     return TrainingData(pairs, ModelInputs(size.users, size.items, ()), features, warm, 0)
 
 
-def _above(users: Any, items: Any, size: Size) -> float:
-    """Share of training pairs whose item scores above a random one."""
+def _above(users: Any, items: Any, size: Size) -> list[float]:
+    """Share of training pairs whose item scores above a random one, and above that of another pair."""
     rng = np.random.default_rng(5)
     pairs = generated_pairs(size)
     chosen = rng.integers(0, len(pairs), 20_000)
-    who, best, other = (
-        users[pairs.users[chosen]],
-        items[pairs.items[chosen]],
-        items[rng.integers(0, size.items, 20_000)],
-    )
-    return float(((who * (best - other)).sum(axis=1) > 0).mean())
+    who, best = users[pairs.users[chosen]], items[pairs.items[chosen]]
+    shares = []
+    for others in (rng.integers(0, size.items, 20_000), pairs.items[rng.integers(0, len(pairs), 20_000)]):
+        shares.append(float(((who * (best - items[others])).sum(axis=1) > 0).mean()))
+    return shares
+
+
+def _sgd() -> Any:
+    """Our preset of plain SGD: both sides take their rate and their decay from it."""
+    from prismrec.models.bpr_mf import BPRMFConfig
+
+    return BPRMFConfig.presets()["sgd"]
 
 
 def _ours(size: Size, threads: int) -> dict[str, Callable[[], Any]]:
+    from prismrec.models.bpr_mf import BPRMFConfig
+    from prismrec.models.plan import TrainingPlan
+
+    return _epochs(size, BPRMFConfig(dim=_DIM), TrainingPlan(batch_size=_BATCH, learning_rate=_RATE))
+
+
+def _ours_sgd(size: Size, threads: int) -> dict[str, Callable[[], Any]]:
+    preset = _sgd()
+    drawn = {"negative_sampling": "popularity", "popularity_power": 1.0}
+    return _epochs(
+        size, preset.model.model_copy(update={"dim": _DIM}), preset.training.model_copy(update=drawn)
+    )
+
+
+def _epochs(size: Size, config: Any, plan: Any) -> dict[str, Callable[[], Any]]:
     import torch
 
     from prismrec.models.base import TableEpoch
-    from prismrec.models.bpr_mf import BPRMFConfig
-    from prismrec.models.plan import TrainingPlan
     from prismrec.training.batches import Batches
 
     data = _data(size)
     torch.manual_seed(0)
-    model: Any = BPRMFConfig(dim=_DIM).build(data.inputs)
+    model = config.build(data.inputs)
     model.prepare(data, None)
-    batches = Batches(data, TrainingPlan(batch_size=_BATCH), 0, False)
-    moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()}
-    rates, done = np.full(len(batches), _RATE), [0]
+    batches = Batches(data, plan, 0, False)
+    moments = {}
+    if plan.optimizer == "adam":
+        moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()}
+    rates, done = np.full(len(batches), plan.learning_rate), [0]
 
     def run() -> None:
         done[0] += 1
         step = (done[0] - 1) * len(batches)
-        model.train_epoch(TableEpoch(*batches.triplets(done[0]), _BATCH, rates, step, moments))
+        model.train_epoch(TableEpoch(*batches.triplets(done[0]), plan.batch_size, rates, step, moments))
 
-    def check() -> float:
+    def check() -> list[float]:
         users = model.user_vectors(torch.arange(size.users)).detach().numpy()
         return _above(users, model.items.detach().numpy(), size)
 
@@ -230,8 +281,16 @@ def _implicit(size: Size, threads: int) -> dict[str, Callable[[], Any]] | None:
     pairs = generated_pairs(size)
     values = np.ones(len(pairs), dtype=np.float32)
     matrix = csr_matrix((values, (pairs.users, pairs.items)), (size.users, size.items))
+    preset = _sgd()
     # Fitting again goes on from the factors that are there.
-    model = BayesianPersonalizedRanking(factors=_DIM, iterations=1, num_threads=threads, random_state=0)
+    model = BayesianPersonalizedRanking(
+        factors=_DIM,
+        learning_rate=preset.training.learning_rate / preset.training.batch_size,
+        regularization=2 * preset.model.l2,
+        iterations=1,
+        num_threads=threads,
+        random_state=0,
+    )
 
     def run() -> None:
         model.fit(matrix, show_progress=False)

@@ -31,6 +31,14 @@ def test_metrics_are_written_and_printed(call, run: Path) -> None:
     )
 
 
+def test_a_device_that_is_not_there(call, run: Path) -> None:
+    done = call("evaluate", run, "--part", "valid", "--device", "tpu", "--json")
+    assert done.code == 3
+    assert "no device 'tpu'" in done.document["error"]["problem"]
+    shown = call("evaluate", run, "--part", "valid", "-k", "3", "--device", "cpu", "--no-report", "--json")
+    assert shown.code == 0, shown.stderr
+
+
 def test_the_report_is_a_page(call, run: Path) -> None:
     done = call("evaluate", run, "-k", "3", "--part", "valid", "--examples", 1, "--json")
     assert done.code == 0, done.stderr

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -83,3 +84,17 @@ def test_a_device_is_an_argument(monkeypatch):
     items = ItemMatrix.of(np.ones((3, 2), np.float32))
     with pytest.raises((NotImplementedError, RuntimeError)):
         top_k(np.ones((1, 2), np.float32), items, 1, device="meta")
+
+
+def test_products_are_taken_in_full_whatever_is_allowed():
+    random = np.random.default_rng(3)
+    users, items = (random.normal(size=(n, 64)).astype(np.float32) for n in (40, 300))
+    candidates = ItemMatrix.of(items, random.permutation(300).astype(np.int32))
+    positives, masked = (some_rows(random, 40, 300, share) for share in (0.1, 0.2))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        check(users, candidates, positives, masked, 20)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -19,6 +19,11 @@ class TestConformance(ModelConformance):
     config = BPRMFConfig()
 
 
+class TestConformanceWithSGD(ModelConformance):
+    config = BPRMFConfig(dim=8)
+    plan = TrainingPlan(batch_size=64, epochs=5, optimizer="sgd", learning_rate=5.0)
+
+
 class TestConformanceWithoutBias(ModelConformance):
     config = BPRMFConfig(dim=7, item_bias=False, l2=0.01)
     plan = TrainingPlan(batch_size=100, epochs=5, learning_rate=0.02, negatives=3)
@@ -70,7 +75,35 @@ def test_an_epoch_in_one_go_takes_the_steps_of_losses_and_row_adam(source, bias,
         assert_close(moments[name][1], state["exp_avg_sq"], rtol=1e-3, atol=1e-8)
 
 
-def test_it_learns_who_likes_what():
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+def test_an_epoch_without_moments_takes_the_steps_of_losses_and_torchs_sgd(source, bias):
+    config = BPRMFConfig(dim=9, item_bias=bias, l2=0.02)
+    batches = Batches(source.data, TrainingPlan(batch_size=64, negatives=3), 0, False)
+    slow, fast = (built(config, source.data.inputs) for _ in range(2))
+    # On whole tables.
+    optimizer = torch.optim.SGD(slow.parameters(), lr=1.0)
+    rates, sums = np.linspace(40.0, 10.0, len(batches)), {}
+    for rate, batch in zip(rates, batches.epoch(1), strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        terms = slow.losses(batch)
+        optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(batches)
+    before = fast.users.detach().clone()
+    losses = fast.train_epoch(TableEpoch(*batches.triplets(1), 64, rates, 0, {}))
+    assert losses == pytest.approx(sums, rel=1e-5)
+    assert (fast.users - before).abs().max() > 0.1
+    assert_close(fast.users, slow.users, rtol=1e-4, atol=1e-5)
+    assert_close(fast.items, slow.items, rtol=1e-4, atol=1e-5)
+
+
+SGD = {"optimizer": "sgd", "learning_rate": 5.0}
+
+
+@pytest.mark.parametrize("how", [{"learning_rate": 0.02, "batch_size": 128}, SGD], ids=["adam", "sgd"])
+def test_it_learns_who_likes_what(how):
     rng = np.random.default_rng(0)
     taste, kind = rng.normal(size=(50, 3)), rng.normal(size=(60, 3))
     ranked = np.argsort(-(taste @ kind.T), axis=1)[:, :20]
@@ -82,7 +115,7 @@ def test_it_learns_who_likes_what():
         pairs, ModelInputs(50, 60, base.inputs.modalities), base.features, np.unique(pairs.items), 0
     )
     model = built(BPRMFConfig(dim=8), data.inputs)
-    fit(model, data, TrainingPlan(epochs=60, batch_size=128, learning_rate=0.02), seed=0)
+    fit(model, data, TrainingPlan(**{"epochs": 60, "batch_size": 64, **how}), seed=0)
     vectors = model.user_vectors(torch.arange(50)) @ all_items(model, 60).T
     scores = vectors.detach().numpy()
     # Liked items that training did not show, against those that the user does not like.
@@ -137,12 +170,14 @@ PLAN = TrainingPlan(
 )
 
 
-def test_training_is_the_same_whichever_way_the_loop_takes(source):
-    # A limit that no gradient reaches takes the general way.
+@pytest.mark.parametrize("how", [{}, SGD, {**SGD, "row_updates": "dense"}], ids=["adam", "sgd", "sgd-dense"])
+def test_training_is_the_same_whichever_way_the_loop_takes(source, how):
+    # A limit that no gradient reaches takes the general way, and so do dense updates.
     models = []
-    for limit in (None, 1e9):
+    for changed in ({"row_updates": "lazy", "clip_norm": None}, {"clip_norm": 1e9}):
         model = built(BPRMFConfig(dim=8, l2=0.01), source.data.inputs)
-        history = fit(model, source.data, PLAN.model_copy(update={"clip_norm": limit}), seed=2)
+        plan = PLAN.model_copy(update={**how, **changed})
+        history = fit(model, source.data, plan, seed=2)
         models.append((model, [epoch.losses for epoch in history.epochs]))
     (one, its_losses), (two, other_losses) = models
     for first, second in zip(its_losses, other_losses, strict=True):
@@ -151,7 +186,8 @@ def test_training_is_the_same_whichever_way_the_loop_takes(source):
     assert_close(one.users, two.users, rtol=1e-3, atol=1e-4)
 
 
-def test_a_resumed_run_equals_one_that_was_not_stopped(source, tmp_path):
+@pytest.mark.parametrize("how", [{}, SGD], ids=["adam", "sgd"])
+def test_a_resumed_run_equals_one_that_was_not_stopped(source, tmp_path, how):
     def validate(model, stop=False):
         if stop and next(calls) == 3:
             raise KeyboardInterrupt
@@ -159,12 +195,13 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(source, tmp_path):
 
     calls = iter(range(1, 100))
     whole, first, resumed = (built(BPRMFConfig(dim=8), source.data.inputs) for _ in range(3))
-    fit(whole, source.data, PLAN, seed=1, validate=validate)
+    plan = PLAN.model_copy(update=how)
+    fit(whole, source.data, plan, seed=1, validate=validate)
     path = tmp_path / "checkpoint"
-    how = {"seed": 1, "checkpoint": path, "checkpoint_seconds": 0}
+    kept = {"seed": 1, "checkpoint": path, "checkpoint_seconds": 0}
     with pytest.raises(KeyboardInterrupt):
-        fit(first, source.data, PLAN, validate=lambda model: validate(model, stop=True), **how)
-    fit(resumed, source.data, PLAN, validate=validate, **how)
+        fit(first, source.data, plan, validate=lambda model: validate(model, stop=True), **kept)
+    fit(resumed, source.data, plan, validate=validate, **kept)
     assert torch.equal(whole.items, resumed.items)
     assert torch.equal(whole.users, resumed.users)
 

@@ -4,16 +4,19 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from prismrec.data.catalog import Catalog
 from prismrec.data.dataset import Dataset
 from prismrec.data.interactions import Interactions
 from prismrec.data.sources.generated import GeneratedConfig, generate
 from prismrec.data.splits import ItemColdStart, Split, make_split
+from prismrec.evaluation import ranking_torch
 from prismrec.features.extract import Contents, extract
 from prismrec.features.image import DescriptorEncoder
 from prismrec.features.store import FeatureStore
@@ -47,6 +50,28 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     for kind, encoder in (("image", DescriptorEncoder()), ("text", TfidfSvdEncoder(16))):
         extract(Contents.of(shop.catalog, kind), encoder, home / "features" / kind, name=kind)
     return shop
+
+
+@pytest.fixture
+def ranked_by_torch(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Pretend that there is a GPU, and let torch rank on the processor in its place; return what it did."""
+    done = []
+
+    def here(name: str) -> Callable[..., Any]:
+        original = getattr(ranking_torch, name)
+
+        def run(*args: Any) -> Any:
+            *rest, device, task = args
+            assert device == "cuda"
+            done.append(name)
+            return original(*rest, "cpu", task)
+
+        return run
+
+    for name in ("count_above", "best"):
+        monkeypatch.setattr(ranking_torch, name, here(name))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    return done
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from prismrec.base.errors import InputError, SealedError
+from prismrec.base.errors import ConfigError, InputError, SealedError
 from prismrec.data.splits import Candidates, ItemColdStart, Part, RandomHoldout, TrainOnAll, make_split
 from prismrec.models.popularity import PopularityConfig
 from prismrec.recommender.evaluate import evaluate
@@ -53,6 +54,23 @@ def test_training_items_are_masked_where_they_are_candidates(shop):
     assert masked != pytest.approx(unmasked, abs=1e-3)
 
 
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_a_device_changes_nothing(recommender, ranked_by_torch, device):
+    modes = ["strict", "all_items"]
+    here = evaluate(recommender, part="valid", candidates=modes)
+    assert not ranked_by_torch
+    there = evaluate(recommender, part="valid", candidates=modes, device=device)
+    assert ranked_by_torch == ["count_above", "best"] * 2
+    without_time = {"parts": {"__all__": {"seconds"}}}
+    assert there.model_dump(exclude=without_time) == here.model_dump(exclude=without_time)
+
+
+def test_apples_gpus_rank_on_the_processor(recommender, ranked_by_torch, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert evaluate(recommender, part="valid", device="mps").parts
+    assert not ranked_by_torch
+
+
 def test_the_defaults_fit_the_split(shop, split):
     assert default_candidates(split) is Candidates.STRICT
     assert default_candidates(make_split(shop, RandomHoldout())) is Candidates.WARM
@@ -85,8 +103,9 @@ def test_the_test_part_is_sealed_and_every_opening_counts(sealed, shop, config, 
 
 
 def test_what_is_refused_does_not_open_the_test_part(sealed, shop):
-    for wrong in ({"candidates": ["warmish"]}, {"ks": [10, 5000]}, {"ks": []}, {"ks": [0]}):
-        with pytest.raises(InputError):
+    wrongs = ({"candidates": ["warmish"]}, {"ks": [10, 5000]}, {"ks": []}, {"ks": [0]}, {"device": "tpu"})
+    for wrong in wrongs:
+        with pytest.raises((InputError, ConfigError)):
             evaluate(sealed, **wrong)
     assert not (shop.path / "splits" / f"{sealed.split.hash}.json").exists()
     assert sealed.manifest.test_openings == []

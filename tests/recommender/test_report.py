@@ -68,6 +68,14 @@ def test_the_numbers_are_those_of_evaluate(folder):
     assert not (folder / "report.html").exists()
 
 
+def test_a_device_ranks_the_same(folder, ranked_by_torch):
+    here = evaluate_run(folder, parts=["valid"], ks=[5], report=False)
+    assert not ranked_by_torch
+    there = evaluate_run(folder, parts=["valid"], ks=[5], report=False, device="cuda")
+    assert ranked_by_torch
+    assert [p.metrics for p in there.parts] == [p.metrics for p in here.parts]
+
+
 def test_validation_alone_leaves_the_test_part_sealed(folder, own_split):
     before = openings(own_split)
     evaluate_run(folder, parts=["valid"])

@@ -8,12 +8,12 @@ from prismrec.base.errors import ConfigError, InputError
 from prismrec.data.catalog import Catalog
 from prismrec.data.dataset import Dataset
 from prismrec.data.splits import ItemColdStart, RandomHoldout, Split, TrainOnAll, make_split
-from prismrec.features.store import FeatureStore
+from prismrec.features.store import FeatureStore, ItemFeatures
 from prismrec.models.linear_map import LinearMapConfig
 from prismrec.models.popularity import PopularityConfig
 from prismrec.recommender import train as module
 from prismrec.recommender.evaluate import evaluate
-from prismrec.recommender.train import open_features, train
+from prismrec.recommender.train import open_features, train, validation_of
 
 
 def test_the_manifest_tells_how_it_came_about(run, split, config, plan):
@@ -195,6 +195,15 @@ def test_weights_that_are_no_numbers_are_not_saved(split, config, plan, tmp_path
     with pytest.raises(InputError, match="diverged"):
         train(config, split, plan=plan, out=tmp_path / "run")
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_validation_ranks_on_the_device_with_the_same_result(recommender, split, plan, ranked_by_torch):
+    features = ItemFeatures(open_features(split.dataset), split.items.ids)
+    here = validation_of(split, features, plan)(recommender.model)
+    assert not ranked_by_torch
+    there = validation_of(split, features, plan, "cuda")(recommender.model)
+    assert ranked_by_torch == ["count_above"]
+    assert there == here
 
 
 def test_an_item_without_content_is_kept_and_marked(split, config, plan):

@@ -111,8 +111,10 @@ def test_validation_comes_every_so_often_and_at_the_end(data):
 
 @pytest.mark.parametrize("stop_at", [1, 2, 5, 8])
 @pytest.mark.parametrize("sampling", ["triplets", "users"])
-@pytest.mark.parametrize("row_updates", ["lazy", "dense"])
-def test_a_resumed_run_equals_one_that_was_not_stopped(data, tmp_path, stop_at, sampling, row_updates):
+@pytest.mark.parametrize(
+    "moves", [{}, {"row_updates": "dense"}, {"optimizer": "sgd", "learning_rate": 1.0}], ids=str
+)
+def test_a_resumed_run_equals_one_that_was_not_stopped(data, tmp_path, stop_at, sampling, moves):
     config = (
         CONFIG
         if sampling == "triplets"
@@ -124,7 +126,7 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(data, tmp_path, stop_at, 
             "schedule": "cosine",
             "warmup_steps": 5,
             "batch_size": 20,
-            "row_updates": row_updates,
+            **moves,
         }
     )
     whole = build(data, config)
@@ -243,9 +245,12 @@ class Still(One):
         return {"none": 0.0 * (self.users.sum() + self.weight.sum())}
 
 
-def test_weight_decay_leaves_users_alone(data):
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_weight_decay_leaves_users_alone(data, optimizer):
     model = Still(data.inputs)
-    plan = PLAN.model_copy(update={"weight_decay": 0.5, "learning_rate": 0.1, "epochs": 1})
+    plan = PLAN.model_copy(
+        update={"weight_decay": 0.5, "learning_rate": 0.1, "epochs": 1, "optimizer": optimizer}
+    )
     fit(model, data, plan, seed=0)
     assert torch.equal(model.users, torch.ones(30))
     steps = math.ceil(len(data.pairs) / 64)
@@ -263,11 +268,19 @@ def test_weight_decay_leaves_users_alone(data):
         ("cosine", 0, [0.5 * (1 + math.cos(math.pi * n / 6)) for n in range(6)]),
     ],
 )
-def test_schedules(data, schedule, warmup, factors):
-    plan = TrainingPlan(batch_size=58, epochs=2, learning_rate=0.1, schedule=schedule, warmup_steps=warmup)
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_schedules(data, schedule, warmup, factors, optimizer):
+    plan = TrainingPlan(
+        batch_size=58,
+        epochs=2,
+        learning_rate=0.1,
+        schedule=schedule,
+        warmup_steps=warmup,
+        optimizer=optimizer,
+    )
     model = One(data.inputs)
     fit(model, data, plan, seed=0)
-    # Adam's step under a constant gradient is the rate itself.
+    # Adam's step under a constant gradient is the rate itself, and SGD's under a gradient of 1.
     values = [*model.steps, model.weight.detach()[0].item()]
     np.testing.assert_allclose(-np.diff(values) / 0.1, factors, rtol=1e-4)
 
@@ -286,6 +299,34 @@ def test_clipping_bounds_the_gradient(data, monkeypatch):
     fit(One(data.inputs), data, PLAN.model_copy(update={"epochs": 1}), seed=0)
     assert norms[0] == pytest.approx(0.25, rel=1e-4)
     assert norms[-1] == pytest.approx(math.sqrt(33), rel=1e-4)
+
+
+def test_a_step_of_sgd_is_the_rate_times_the_gradient(data):
+    model = One(data.inputs)
+    losses = model.losses
+    model.losses = lambda batch: {name: 3.0 * value for name, value in losses(batch).items()}
+    plan = PLAN.model_copy(
+        update={"batch_size": 200, "epochs": 2, "optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.1}
+    )
+    fit(model, data, plan, seed=0)
+    decayed, free = 1.0, 1.0
+    for _ in range(2):
+        # Decay shrinks what there was before the step.
+        decayed, free = (1 - 0.5 * 0.1) * decayed - 0.5 * 3.0, free - 0.5 * 3.0
+    np.testing.assert_allclose(model.weight.detach(), decayed, rtol=1e-6)
+    np.testing.assert_allclose(model.users.detach(), free, rtol=1e-6)
+
+
+def test_sgd_by_rows_and_on_whole_tables_is_the_same(data):
+    states = []
+    for row_updates in ("lazy", "dense"):
+        model = build(data)
+        how = {"optimizer": "sgd", "learning_rate": 1.0, "row_updates": row_updates, "clip_norm": 5.0}
+        fit(model, data, PLAN.model_copy(update={**how, "epochs": 3}), seed=0)
+        states.append(model.state())
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], rtol=1e-4, atol=1e-5)
+    assert not torch.equal(states[0]["users"], build(data).state()["users"])
 
 
 def users_moved(data, row_updates):

@@ -39,6 +39,7 @@ def evaluate(
     k: Annotated[str, typer.Option("--k", "-k", metavar="K,K", help="Lengths of the lists.")] = "10,20",
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
     examples: Annotated[int, typer.Option(min=0, help="Users shown with pictures in the report.")] = 6,
+    device: Annotated[str, typer.Option(help="Where to rank: cpu, cuda, mps, or auto.")] = "cpu",
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -56,6 +57,7 @@ def evaluate(
         ks=ks,
         examples=examples,
         report=report,
+        device=device,
         progress=answer.progress,
     )
     written = {name: str(run / name) for name in _FILES if (report or name != "report.html")}

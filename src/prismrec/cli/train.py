@@ -54,7 +54,8 @@ def train(
     split: Annotated[
         str | None,
         typer.Option(
-            help="item-cold-start (the default), random-holdout, leave-last, global-time, train-on-all.",
+            help="item-cold-start (the default), random-holdout, leave-last, global-time, "
+            "given (comes with the data), train-on-all.",
             rich_help_panel=_SPLIT,
         ),
     ] = None,

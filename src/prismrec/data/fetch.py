@@ -22,8 +22,11 @@ MAX_BYTES = 20 * 2**20
 TIMEOUT_S = 10.0
 MAX_REDIRECTS = 3
 
+REDIRECTS = (301, 302, 303, 307, 308)
+# Compressed answers are refused below: a small body that unpacks to a huge one must not be possible.
+HEADERS = {"User-Agent": "prismrec", "Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close"}
+
 _BLOCK = 1 << 16
-_REDIRECTS = (301, 302, 303, 307, 308)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -31,6 +34,10 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 class FetchError(InputError):
     """A URL was not fetched; the message is the reason."""
+
+
+class FetchTimeoutError(FetchError):
+    """It took too long."""
 
 
 def fetch(
@@ -81,6 +88,44 @@ def fetch(
 
 def _request(url: str, max_bytes: int, deadline: float, allow_private: bool) -> tuple[bytes, str | None]:
     """Return the body, or where the server redirects to."""
+    connection, target = open_connection(url, deadline, allow_private=allow_private)
+    try:
+        with _Watchdog(connection, deadline):
+            connection.request("GET", target, headers=HEADERS)
+            return _answer(connection.getresponse(), url, max_bytes, deadline)
+    except FetchError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        _check_time(deadline)
+        raise FetchError(f"{connection.host}: {str(error) or type(error).__name__}") from error
+    finally:
+        connection.close()
+
+
+def open_connection(url: str, deadline: float, *, allow_private: bool) -> tuple["Connection", str]:
+    """Check a URL and prepare a connection to the very addresses that were checked.
+
+    Parameters
+    ----------
+    url
+        Where to; http or https.
+    deadline
+        When connecting has to be done, on the clock `time.monotonic`.
+    allow_private
+        Also addresses that are not public.
+
+    Returns
+    -------
+    connection
+        Not connected yet; close it.
+    target
+        What to ask it for.
+
+    Raises
+    ------
+    FetchError
+        If the URL cannot be used, the host cannot be resolved, or an address is not public.
+    """
     parts, host, port = _split(url)
     addresses = _resolve(host, port, deadline)
     if not allow_private:
@@ -88,23 +133,7 @@ def _request(url: str, max_bytes: int, deadline: float, allow_private: bool) -> 
             if not _is_public(ipaddress.ip_address(address)):
                 raise FetchError(f"the address {address} of {host} is not public")
     secure = parts.scheme.lower() == "https"
-    connection = _Connection(host, port, addresses, secure, deadline)
-    try:
-        with _Watchdog(connection, deadline):
-            connection.request("GET", _target(parts), headers=_headers())
-            return _answer(connection.getresponse(), url, max_bytes, deadline)
-    except FetchError:
-        raise
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        _check_time(deadline)
-        raise FetchError(f"{host}: {str(error) or type(error).__name__}") from error
-    finally:
-        connection.close()
-
-
-def _headers() -> dict[str, str]:
-    # Compressed answers are refused below: a small body that unpacks to a huge one must not be possible.
-    return {"User-Agent": "prismrec", "Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close"}
+    return Connection(host, port, addresses, secure, deadline), _target(parts)
 
 
 def _split(url: str) -> tuple[SplitResult, str, int]:
@@ -148,7 +177,7 @@ def _resolve(host: str, port: int, deadline: float) -> list[str]:
     try:
         answer = answers.get(timeout=max(deadline - time.monotonic(), 0.001))
     except Empty:
-        raise FetchError("timed out") from None
+        raise FetchTimeoutError("timed out") from None
     if isinstance(answer, OSError) or not answer:
         raise FetchError(f"the host {host} cannot be resolved")
     return answer
@@ -175,7 +204,7 @@ def _wrapped(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     return address.ipv4_mapped or address.sixtofour or (teredo[1] if teredo else None)
 
 
-class _Connection(http.client.HTTPConnection):
+class Connection(http.client.HTTPConnection):
     """A connection to one of the addresses that were checked, under the name of the host."""
 
     def __init__(self, host: str, port: int, addresses: list[str], secure: bool, deadline: float) -> None:
@@ -209,6 +238,11 @@ class _Connection(http.client.HTTPConnection):
                 problem = error
         raise problem
 
+    def wait_at_most(self, seconds: float) -> None:
+        """Limit each wait for the next bytes from now on, in place of what is left until the deadline."""
+        if self._wire is not None:
+            self._wire.settimeout(seconds)
+
     def hang_up(self) -> None:
         """End the connection from another thread; whoever reads from it wakes up."""
         if self._wire is not None:
@@ -226,7 +260,7 @@ class _Connection(http.client.HTTPConnection):
 class _Watchdog:
     """Hangs up at the deadline: a server that sends a byte a second defeats every limit per read."""
 
-    def __init__(self, connection: _Connection, deadline: float) -> None:
+    def __init__(self, connection: Connection, deadline: float) -> None:
         self._timer = threading.Timer(max(deadline - time.monotonic(), 0.0), connection.hang_up)
         self._timer.daemon = True
 
@@ -240,7 +274,7 @@ class _Watchdog:
 def _answer(
     response: http.client.HTTPResponse, url: str, max_bytes: int, deadline: float
 ) -> tuple[bytes, str | None]:
-    if response.status in _REDIRECTS:
+    if response.status in REDIRECTS:
         location = response.getheader("Location")
         if not location:
             raise FetchError(f"status {response.status} without a place to go")
@@ -272,4 +306,4 @@ def _left(deadline: float) -> float:
 
 def _check_time(deadline: float) -> None:
     if time.monotonic() >= deadline:
-        raise FetchError("timed out")
+        raise FetchTimeoutError("timed out")

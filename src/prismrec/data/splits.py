@@ -10,18 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 from prismrec.base.errors import DamagedError, InputError, SealedError
-from prismrec.base.files import atomic_path, digest, read_json, write_json
+from prismrec.base.files import atomic_path, digest, digest_file, read_json, write_json
 from prismrec.data.dataset import Dataset
+from prismrec.data.given_split import PART_NAMES, PARTS_FILE, parts_of_pairs
 from prismrec.data.interactions import Pairs
 from prismrec.data.vocabulary import Vocabulary
 
@@ -70,6 +71,10 @@ class SplitPlan(BaseModel):
     @abstractmethod
     def parts(self, dataset: Dataset, pairs: Pairs, order: Order) -> Parts:
         """Return the part of each pair: `TRAIN`, `VALID` or `TEST`, shape ``(len(pairs),)``."""
+
+    def origin(self, dataset: Dataset) -> str:
+        """Return a digest of what the division was read from; empty where the plan alone decides it."""
+        return ""
 
 
 class ItemColdStart(SplitPlan):
@@ -197,10 +202,65 @@ class TrainOnAll(SplitPlan):
         return np.zeros(len(pairs), dtype=np.int8)
 
 
+class GivenSplit(SplitPlan):
+    """The split that comes with the data: a file in the data set's folder lists the part of each pair.
+
+    What is compared with published numbers needs the published division. The file's content is part of the
+    split's identity. A part that the file does not list is empty.
+    """
+
+    kind: Literal["given"] = "given"
+    file: str = Field(
+        PARTS_FILE,
+        min_length=1,
+        description="Parquet file in the data set's folder: 'user_id', 'item_id' and 'part' "
+        "('train', 'valid' or 'test').",
+    )
+    unlisted: Literal["train"] | None = Field(
+        None, description="Part of positive pairs that the file does not list; None: they are an error."
+    )
+
+    @field_validator("file")
+    @classmethod
+    def _inside_the_folder(cls, file: str) -> str:
+        path = PurePath(file)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError("name a file inside the data set's folder")
+        return file
+
+    def parts(self, dataset: Dataset, pairs: Pairs, order: Order) -> Parts:
+        """Return the part of each pair."""
+        path = self._path(dataset)
+        unlisted = None if self.unlisted is None else PART_NAMES.index(self.unlisted)
+        parts = parts_of_pairs(path, dataset, pairs, unlisted=unlisted)
+        if not (parts == TRAIN).any() or (parts == TRAIN).all():
+            lacking = "for training" if not (parts == TRAIN).any() else "held out"
+            raise InputError(
+                f"{path}: none of the {len(parts):,} positive pairs is {lacking}.",
+                "Check the file, and min_rating: a pair below it is no positive.",
+            )
+        return parts
+
+    def origin(self, dataset: Dataset) -> str:
+        """Return the digest of the file."""
+        return digest_file(self._path(dataset))
+
+    def _path(self, dataset: Dataset) -> Path:
+        if dataset.path is None:
+            raise InputError(
+                f"The split 'given' reads {self.file} from the data set's folder, and this one is in memory.",
+                "Write the data set with Dataset.write, and its parts beside it with write_parts.",
+            )
+        return dataset.path / self.file
+
+
 AnyPlan = Annotated[
-    ItemColdStart | RandomHoldout | LeaveLast | GlobalTime | TrainOnAll, Field(discriminator="kind")
+    ItemColdStart | RandomHoldout | LeaveLast | GlobalTime | TrainOnAll | GivenSplit,
+    Field(discriminator="kind"),
 ]
-PLANS: TypeAdapter[ItemColdStart | RandomHoldout | LeaveLast | GlobalTime | TrainOnAll] = TypeAdapter(AnyPlan)
+PLANS: TypeAdapter[ItemColdStart | RandomHoldout | LeaveLast | GlobalTime | TrainOnAll | GivenSplit] = (
+    TypeAdapter(AnyPlan)
+)
 
 
 @dataclass
@@ -221,6 +281,8 @@ class Split:
         Where it came from; None once only the run is left.
     ledger
         Folder in which openings of the test part are counted; None counts in memory.
+    origin
+        Digest of the file that the division was read from; empty where the plan alone decides it.
     """
 
     plan: SplitPlan
@@ -230,6 +292,7 @@ class Split:
     parts: Parts
     dataset: Dataset | None = None
     ledger: Path | None = None
+    origin: str = ""
     _openings: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     @cached_property
@@ -258,7 +321,8 @@ class Split:
 
     @cached_property
     def hash(self) -> str:
-        """Digest of the plan, the vocabularies and the division."""
+        """Digest of the plan, the vocabularies, the division and the file that it was read from."""
+        # An empty origin is left out: it would alter the digests of runs that were made without it.
         return digest(
             self.plan.model_dump_json().encode(),
             "\n".join(self.users.ids).encode(),
@@ -266,6 +330,7 @@ class Split:
             self.pairs.users.tobytes(),
             self.pairs.items.tobytes(),
             self.parts.tobytes(),
+            *([self.origin.encode()] if self.origin else []),
         )
 
     @cached_property
@@ -274,6 +339,12 @@ class Split:
         mask = np.zeros(len(self.items), dtype=np.bool_)
         mask[self.train.items] = True
         return mask
+
+    @cached_property
+    def holds_out_items(self) -> bool:
+        """Whether no held-out pair is with an item of training, and there is a held-out pair at all."""
+        held_out = self.pairs.items[self.parts != TRAIN]
+        return len(held_out) > 0 and not self.warm_items[held_out].any()
 
     def cold_items(self, part: Part) -> npt.NDArray[np.bool_]:
         """Which items occur in a part and not in training, shape ``(len(items),)``.
@@ -339,6 +410,8 @@ class Split:
         meta = {b"plan": self.plan.model_dump_json().encode(), b"hash": self.hash.encode()}
         if self.ledger is not None:
             meta[b"ledger"] = str(self.ledger.absolute()).encode()
+        if self.origin:
+            meta[b"origin"] = self.origin.encode()
         table = pa.table({"user": self.pairs.users, "item": self.pairs.items, "part": self.parts})
         _write_table(folder / "users.parquet", pa.table({"user_id": pa.array(self.users.ids, pa.string())}))
         _write_table(folder / "items.parquet", pa.table({"item_id": pa.array(self.items.ids, pa.string())}))
@@ -362,6 +435,7 @@ class Split:
             pairs=Pairs(table["user"].to_numpy(), table["item"].to_numpy()),
             parts=table["part"].to_numpy(),
             ledger=Path(meta[b"ledger"].decode()) if b"ledger" in meta else None,
+            origin=meta.get(b"origin", b"").decode(),
         )
         if split.hash != meta[b"hash"].decode():
             raise DamagedError(f"{folder}: the split's files do not belong together.", "Train again.")
@@ -384,11 +458,11 @@ def make_split(dataset: Dataset, plan: SplitPlan) -> Split:
         raise InputError("There is no positive interaction to divide.", "Lower min_rating, or check the log.")
     parts = plan.parts(dataset, pairs, order)
     ledger = dataset.path / "splits" if dataset.path is not None else None
-    split = Split(plan, dataset.users, dataset.items, pairs, parts, dataset, ledger)
+    split = Split(plan, dataset.users, dataset.items, pairs, parts, dataset, ledger, plan.origin(dataset))
     counts = np.bincount(parts, minlength=3)
     shares = {"train": 1.0, "valid": getattr(plan, "valid", 1.0), "test": getattr(plan, "test", 1.0)}
     for name, count in zip(("train", "valid", "test"), counts, strict=True):
-        if count == 0 and shares[name] > 0 and not isinstance(plan, TrainOnAll):
+        if count == 0 and shares[name] > 0 and not isinstance(plan, TrainOnAll | GivenSplit):
             raise InputError(
                 f"The {name} part of the split '{plan.kind}' is empty "
                 f"({len(pairs):,} positive pairs, {len(np.unique(pairs.items)):,} items).",

@@ -114,7 +114,17 @@ class _Items:
     def tiles(self, users: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Rough scores of some users against some items at a time."""
         for start in range(0, len(self), _TILE_ITEMS):
-            yield start, users @ self.vectors[start : start + _TILE_ITEMS].T
+            yield start, _product(users, self.vectors[start : start + _TILE_ITEMS])
+
+
+def _product(users: Tensor, items: Tensor) -> Tensor:
+    """Return the products in float32: the bound on their error does not hold for what a setting may allow."""
+    allowed = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        return users @ items.T
+    finally:
+        torch.set_float32_matmul_precision(allowed)
 
 
 def _owners(rows: "Rows", device: str) -> Tensor:

@@ -173,6 +173,7 @@ class TableEpoch:
         Steps that were taken before.
     moments
         First and second moments of Adam of each of `GradientModel.row_tables`, by name; changed in place.
+        Empty: the steps are those of plain SGD.
     """
 
     users: npt.NDArray[np.int32]
@@ -393,10 +394,10 @@ class GradientModel(Model):
         """Take the steps of a whole epoch on the CPU, in float32, instead of one by one.
 
         The steps must be, up to rounding, those of `losses` batch by batch with lazy Adam
-        (`prismrec.training.row_adam.RowAdam` with its defaults) on the tables: tables and moments are
-        changed in place, and any number of threads gives the same result. The training loop calls it where
-        `trains_epochs` says so and the plan asks for nothing that it does not know: triplets, lazy rows, no
-        clipping, full precision.
+        (`prismrec.training.row_adam.RowAdam` with its defaults) on the tables, or with plain SGD where the
+        epoch holds no moments: tables and moments are changed in place, and any number of threads gives the
+        same result. The training loop calls it where `trains_epochs` says so and the plan asks for nothing
+        that it does not know: triplets, lazy rows, no clipping, full precision.
 
         Parameters
         ----------

@@ -25,7 +25,7 @@ from prismrec.models.base import (
     TrainingData,
     TripletBatch,
 )
-from prismrec.models.layers.bpr_epoch import bpr_epoch
+from prismrec.models.layers.bpr_epoch import Table, bpr_epoch
 from prismrec.models.layers.lookup import rows_or_zero
 from prismrec.models.layers.losses import bpr
 from prismrec.models.plan import TrainingPlan
@@ -59,9 +59,14 @@ class BPRMFConfig(ModelConfig):
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:
-        """Return ``default``."""
+        """Return ``default`` and ``sgd``."""
         plan = TrainingPlan(learning_rate=1e-3, epochs=200, patience=10)
-        return {"default": Preset(cls(), plan, "Adam on rows that a batch touches, uniform negatives.")}
+        # As losses are means over the batch, this is 0.02 for a pair, with a decay of 2 * l2 = 0.01.
+        plain = TrainingPlan(optimizer="sgd", learning_rate=10.0, batch_size=512, epochs=200, patience=10)
+        return {
+            "default": Preset(cls(), plan, "Adam on rows that a batch touches, uniform negatives."),
+            "sgd": Preset(cls(l2=0.005), plain, "Plain gradient steps, nearer to the paper; faster epochs."),
+        }
 
 
 class BPRMF(GradientModel):
@@ -135,13 +140,9 @@ class BPRMF(GradientModel):
     @torch.no_grad()
     def train_epoch(self, epoch: TableEpoch) -> dict[str, float]:
         """Take the steps of an epoch in one compiled loop."""
-        tables = {
-            name: (getattr(self, name).detach().numpy(), mean.numpy(), square.numpy())
-            for name, (mean, square) in epoch.moments.items()
-        }
         rank, penalty = bpr_epoch(
-            tables["users"],
-            tables["items"],
+            _with_moments(self.users, epoch.moments.get("users")),
+            _with_moments(self.items, epoch.moments.get("items")),
             (epoch.users, epoch.positives, epoch.negatives),
             batch_size=epoch.batch_size,
             rates=epoch.rates,
@@ -149,3 +150,9 @@ class BPRMF(GradientModel):
             l2=self.config.l2,
         )
         return {"rank": rank, "l2": penalty} if self.config.l2 > 0 else {"rank": rank}
+
+
+def _with_moments(table: Tensor, moments: tuple[Tensor, Tensor] | None) -> Table:
+    if moments is None:
+        return table.detach().numpy(), None, None
+    return table.detach().numpy(), moments[0].numpy(), moments[1].numpy()

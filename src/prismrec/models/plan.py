@@ -44,14 +44,23 @@ class TrainingPlan(BaseModel):
         description="'items': pairs of an item come one after the other, items in a new random order each "
         "epoch. A batch then holds fewer items, and the pairs of a batch are less independent.",
     )
+    optimizer: Literal["adam", "sgd"] = Field(
+        "adam",
+        description="'sgd': plain stochastic gradient descent, without moments. Losses are means over the "
+        "batch, so a pair moves its rows by learning_rate / batch_size times its gradient; Adam's rates do "
+        "not fit.",
+    )
     learning_rate: float = Field(1e-3, gt=0, le=10)
     weight_decay: float = Field(
-        0.0, ge=0, description="Decoupled decay (AdamW) of all parameters but the embeddings of users."
+        0.0,
+        ge=0,
+        description="Decoupled decay (as AdamW has it) of all parameters but the embeddings of users.",
     )
     row_updates: Literal["dense", "lazy"] = Field(
         "lazy",
         description="Adam on embedding tables. 'dense': every row moves in every step, as in the released "
-        "codes of most papers. 'lazy': only the batch's rows, many times faster with many users.",
+        "codes of most papers. 'lazy': only the batch's rows, many times faster with many users. With 'sgd' "
+        "both give the same, as a row without a gradient stays.",
     )
     schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="Course of the learning rate over all epochs."

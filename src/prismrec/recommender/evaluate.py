@@ -26,7 +26,7 @@ from prismrec.evaluation.slices import (
     slice_items,
     slice_users,
 )
-from prismrec.recommender.part_ranking import Floats, Ranking, default_candidates
+from prismrec.recommender.part_ranking import Floats, Ranking, default_candidates, ranking_device
 from prismrec.recommender.recommender import Recommender
 
 
@@ -37,6 +37,7 @@ def evaluate(
     part: str = "test",
     candidates: Sequence[str] | None = None,
     ks: Sequence[int] = (10, 20),
+    device: str = "cpu",
     progress: Progress = SILENT,
 ) -> EvaluationResult:
     """Measure a recommender on a held-out part.
@@ -53,6 +54,8 @@ def evaluate(
         Candidate modes; None: the one that fits the split.
     ks
         Lengths of the lists.
+    device
+        Where to rank: "cpu", "cuda", "mps" (which ranks on the processor) or "auto". Results are the same.
     progress
         Where to report to.
 
@@ -66,9 +69,12 @@ def evaluate(
     InputError
         If the split is another one than the recommender was trained on, was trained on all, or K is larger
         than the number of candidates.
+    ConfigError
+        If there is no such device here. Then nothing was opened.
     """
+    there = ranking_device(device)
     opened = open_part(recommender, split or recommender.split, part, candidates, ks)
-    return measure(recommender, opened, progress)
+    return measure(recommender, opened, progress, device=there)
 
 
 @dataclass(frozen=True)
@@ -134,11 +140,13 @@ def open_part(
     return OpenedPart(split, wanted, tuple(modes), tuple(sorted(set(ks))), pairs, before)
 
 
-def measure(recommender: Recommender, opened: OpenedPart, progress: Progress = SILENT) -> EvaluationResult:
-    """Measure a recommender on a part that has been opened."""
+def measure(
+    recommender: Recommender, opened: OpenedPart, progress: Progress = SILENT, *, device: str = "cpu"
+) -> EvaluationResult:
+    """Measure a recommender on a part that has been opened; `device` is "cpu" or "cuda"."""
     split, ks = opened.split, list(opened.ks)
     parts = [
-        _evaluate_part(recommender, split, opened.pairs, mode, opened.part, ks, progress)
+        _evaluate_part(recommender, split, opened.pairs, mode, opened.part, ks, progress, device)
         for mode in opened.modes
     ]
     manifest = recommender.manifest
@@ -166,12 +174,13 @@ def _evaluate_part(
     part: Part,
     ks: list[int],
     progress: Progress,
+    device: str,
 ) -> PartResult:
     began = time.perf_counter()
     ranking = Ranking.of(split, pairs, mode, part)
     users = recommender.all_user_vectors()
     items = ranking.matrix(recommender.items.vectors[ranking.candidates])
-    ranks = ranking.ranks(users, items, progress)
+    ranks = ranking.ranks(users, items, progress, device=device)
     measured = per_user(ranks, ks)
     names = [metric_name(metric, k) for metric in Metric for k in ks]
     intervals = mean_intervals(np.stack([measured[name][measured.counted] for name in names]))
@@ -186,7 +195,7 @@ def _evaluate_part(
         metrics=dict(zip(names, intervals, strict=True)),
         random_floor=_floor(ranking, ks),
         slices=_slices(recommender, split, ranking, ranks, measured, degrees, ks),
-        beyond=_beyond(recommender, split, ranking, users, items, _content(recommender, ranking), ks[0]),
+        beyond=_beyond(recommender, split, ranking, users, items, ks[0], device),
         seconds=time.perf_counter() - began,
     )
 
@@ -230,12 +239,12 @@ def _beyond(
     ranking: Ranking,
     users: Floats,
     items: ItemMatrix,
-    content: Content | None,
     k: int,
+    device: str,
 ) -> Beyond:
-    lists, _ = top_k(users[ranking.users], items, k, ranking.masked)
+    lists, _ = top_k(users[ranking.users], items, k, ranking.masked, device=device)
     counts = np.bincount(split.train.items, minlength=len(split.items))
-    return beyond_accuracy(lists, ranking.candidates, counts, content)
+    return beyond_accuracy(lists, ranking.candidates, counts, _content(recommender, ranking))
 
 
 def _content(recommender: Recommender, ranking: Ranking) -> Content | None:

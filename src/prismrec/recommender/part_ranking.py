@@ -10,9 +10,10 @@ from prismrec.base.errors import InputError
 from prismrec.base.exact import ItemMatrix
 from prismrec.base.progress import SILENT, Progress
 from prismrec.data.interactions import Pairs
-from prismrec.data.splits import Candidates, GlobalTime, ItemColdStart, Part, Split
+from prismrec.data.splits import Candidates, GivenSplit, GlobalTime, ItemColdStart, Part, Split
 from prismrec.evaluation.metrics import UserMetrics, per_user
 from prismrec.evaluation.ranking import Ranks, Rows, rank_positives, tie_order
+from prismrec.training.loop import require_device
 
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int32]
@@ -22,7 +23,20 @@ def default_candidates(split: Split) -> Candidates:
     """Return the candidates that fit a split: its own cold items, everything, or what training knows."""
     if isinstance(split.plan, ItemColdStart):
         return Candidates.STRICT
+    if isinstance(split.plan, GivenSplit) and split.holds_out_items:
+        return Candidates.STRICT
     return Candidates.ALL_ITEMS if isinstance(split.plan, GlobalTime) else Candidates.WARM
+
+
+def ranking_device(device: str) -> str:
+    """Return where to rank, "cuda" or "cpu": Apple's GPUs lack float64, in which close scores are decided.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such device here.
+    """
+    return "cuda" if require_device(device) == "cuda" else "cpu"
 
 
 @dataclass(frozen=True)
@@ -86,7 +100,9 @@ class Ranking:
         """Lay out the candidates' vectors, shape ``(len(candidates), d)``, for ranking."""
         return ItemMatrix.of(items, self.ties)
 
-    def ranks(self, users: Floats, items: ItemMatrix, progress: Progress = SILENT) -> Ranks:
+    def ranks(
+        self, users: Floats, items: ItemMatrix, progress: Progress = SILENT, *, device: str = "cpu"
+    ) -> Ranks:
         """Rank the positives.
 
         Parameters
@@ -97,9 +113,12 @@ class Ranking:
             The candidates, from `matrix`.
         progress
             Where to report to.
+        device
+            "cpu" or "cuda"; the ranks are the same.
         """
-        return rank_positives(users[self.users], items, self.positives, self.masked, progress=progress)
+        mine = users[self.users]
+        return rank_positives(mine, items, self.positives, self.masked, device=device, progress=progress)
 
-    def metrics(self, users: Floats, items: Floats, ks: Sequence[int]) -> UserMetrics:
+    def metrics(self, users: Floats, items: Floats, ks: Sequence[int], *, device: str = "cpu") -> UserMetrics:
         """Return metrics of each counted user."""
-        return per_user(self.ranks(users, self.matrix(items)), ks)
+        return per_user(self.ranks(users, self.matrix(items), device=device), ks)

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prismrec.base.errors import ConfigError, InputError
 from prismrec.data.splits import (
+    GivenSplit,
     GlobalTime,
     ItemColdStart,
     LeaveLast,
@@ -40,7 +41,14 @@ from prismrec.models.base import ModelConfig, parse_settings
 from prismrec.models.catalogue import config_of
 from prismrec.models.plan import TrainingPlan
 
-SPLITS: tuple[type[SplitPlan], ...] = (ItemColdStart, RandomHoldout, LeaveLast, GlobalTime, TrainOnAll)
+SPLITS: tuple[type[SplitPlan], ...] = (
+    ItemColdStart,
+    RandomHoldout,
+    LeaveLast,
+    GlobalTime,
+    GivenSplit,
+    TrainOnAll,
+)
 _SECTIONS = ("model", "training", "split")
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from prismrec.base.errors import DamagedError, InputError, PrismError
 from prismrec.base.files import read_json, write_json, write_text
 from prismrec.base.progress import SILENT, Progress
-from prismrec.data.splits import Candidates, ItemColdStart, Part, Split
+from prismrec.data.splits import Candidates, Part, Split
 from prismrec.evaluation.report import write_report
 from prismrec.evaluation.report_inputs import Epoch
 from prismrec.evaluation.result import EvaluationResult
@@ -18,6 +18,7 @@ from prismrec.recommender.examples import choose_examples
 from prismrec.recommender.folder import MANIFEST, load, read_manifest, write_manifest
 from prismrec.recommender.insights import expert_load, modality_weights
 from prismrec.recommender.manifest import RunManifest
+from prismrec.recommender.part_ranking import default_candidates, ranking_device
 from prismrec.recommender.recommender import Recommender
 
 METRICS_FILE = "metrics.json"
@@ -47,6 +48,7 @@ def evaluate_run(
     examples: int = 6,
     report: bool = True,
     compare: Sequence[Path] = (),
+    device: str = "cpu",
     progress: Progress = SILENT,
 ) -> EvaluationResult:
     """Evaluate a run and write ``metrics.json``, ``evaluation.json``, ``evaluation.md`` and ``report.html``.
@@ -69,6 +71,8 @@ def evaluate_run(
         Whether to write the page.
     compare
         Folders of evaluated runs of the same split to compare with, beside those that lie next to this one.
+    device
+        Where to rank, as in `prismrec.recommender.evaluate.evaluate`.
     progress
         Where to report to.
 
@@ -86,8 +90,11 @@ def evaluate_run(
         If a file of the run is missing or altered.
     StorageError
         If the disk refuses.
+    ConfigError
+        If there is no such device here.
     """
     run = Path(run)
+    there = ranking_device(device)
     recommender = load(run)
     baselines = _baselines(run, recommender.manifest, compare, progress) if report else []
     wanted, notes = _parts(recommender.split, parts)
@@ -98,7 +105,7 @@ def evaluate_run(
         opened.append(open_part(recommender, recommender.split, part, modes, ks))
         if part == Part.TEST:
             write_manifest(recommender)
-        results.append(measure(recommender, opened[-1], progress))
+        results.append(measure(recommender, opened[-1], progress, device=there))
     result = _merged(results, notes)
     write_json(run / METRICS_FILE, result.metrics_json())
     write_json(run / RESULT_FILE, result.model_dump(mode="json"))
@@ -129,7 +136,7 @@ def read_result(run: Path) -> EvaluationResult:
 
 
 def _modes(split: Split) -> Sequence[str] | None:
-    return _COLD_MODES if isinstance(split.plan, ItemColdStart) else None
+    return _COLD_MODES if default_candidates(split) is Candidates.STRICT else None
 
 
 def _parts(split: Split, parts: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -29,7 +29,7 @@ from prismrec.models.plan import TrainingPlan
 from prismrec.recommender.folder import CHECKPOINT, require_home
 from prismrec.recommender.folding import learn_folding
 from prismrec.recommender.manifest import FeatureNote, RunManifest
-from prismrec.recommender.part_ranking import Ranking, default_candidates
+from prismrec.recommender.part_ranking import Ranking, default_candidates, ranking_device
 from prismrec.recommender.recommender import Recommender
 from prismrec.recommender.vectors import average_for_unknown, compute_catalog, vector_digest
 from prismrec.training.history import FitHistory
@@ -134,7 +134,7 @@ def train(
     data = TrainingData(split.train, inputs, aligned, warm, seed)
     torch.manual_seed(seed)
     model = config.build(inputs)
-    validate = validation_of(split, aligned, plan)
+    validate = validation_of(split, aligned, plan, device)
     history = _fit(model, data, plan, validate, seed, folder, device, log_dir, progress)
     model.eval()
     seconds = {"fit": time.perf_counter() - began, **history.seconds}
@@ -209,15 +209,19 @@ def _default_features(dataset: Dataset, config: ModelConfig) -> list[FeatureStor
 
 
 def validation_of(
-    split: Split, features: ItemFeatures, plan: TrainingPlan
+    split: Split, features: ItemFeatures, plan: TrainingPlan, device: str = "cpu"
 ) -> Callable[[Model], dict[str, float]] | None:
     """Return the validation of a split: a function from a model to its metrics; None without a part for it.
+
+    Vectors are computed on the processor. Where `device` is "cuda" (or "auto", and there is one), they are
+    ranked there, with the same results.
 
     Raises
     ------
     ConfigError
-        If the plan's metric asks for more items than there are candidates.
+        If the plan's metric asks for more items than there are candidates, or there is no such device here.
     """
+    there = ranking_device(device)
     if isinstance(split.plan, TrainOnAll) or len(split.valid) == 0:
         return None
     mode = default_candidates(split) if plan.candidates == "auto" else Candidates(plan.candidates)
@@ -234,12 +238,12 @@ def validation_of(
     known = np.bincount(split.train.users, minlength=len(split.users)) > 0
 
     def validate(model: Model) -> dict[str, float]:
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        home = next((p.device for p in model.parameters()), torch.device("cpu"))
         model.to("cpu")
         items = compute_catalog(model, features, ranking.candidates, explained=False)
         users = average_for_unknown(_user_vectors(model, len(split.users)), known)
-        model.to(device)
-        return ranking.metrics(users, items.vectors, ks).means()
+        model.to(home)
+        return ranking.metrics(users, items.vectors, ks, device=there).means()
 
     return validate
 

@@ -34,9 +34,8 @@ from prismrec.models.plan import TrainingPlan
 from prismrec.training.batches import Batches
 from prismrec.training.checkpoint import Checkpoint
 from prismrec.training.history import EpochRecord, FitHistory
-from prismrec.training.optimizers import clip, in_half, make_optimizers, parameters_of
+from prismrec.training.optimizers import clip, in_half, make_optimizers, parameters_of, row_moments
 from prismrec.training.prefetch import ahead
-from prismrec.training.row_adam import RowAdam
 
 Validate = Callable[[Model], dict[str, float]]
 
@@ -210,8 +209,8 @@ class _Run:
         triplets = self.batches.triplets(number)
         self.history.seconds["sample"] += time.perf_counter() - mark
         mark = time.perf_counter()
-        (rows,) = (optimizer for optimizer in self.optimizers if isinstance(optimizer, RowAdam))
-        states = {name: rows.started(self.model.get_parameter(name)) for name in self.model.row_tables}
+        tables = {name: self.model.get_parameter(name) for name in self.model.row_tables}
+        states = row_moments(self.optimizers, tables)
         moments = {name: (state["exp_avg"], state["exp_avg_sq"]) for name, state in states.items()}
         before, rates = self.steps, []
         for _ in range(len(self.batches)):

@@ -1,15 +1,21 @@
 """What moves the weights in a step: optimisers by kind of parameter, clipping, precision."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from prismrec.models.base import GradientModel
 from prismrec.models.plan import TrainingPlan
 from prismrec.training.row_adam import RowAdam
+from prismrec.training.row_sgd import RowSGD
 
 
 def make_optimizers(model: GradientModel, plan: TrainingPlan) -> list[torch.optim.Optimizer]:
-    """AdamW for what every batch touches, and lazy Adam for tables of which it touches a few rows."""
+    """Make an optimiser for what every batch touches, and one for tables of which it touches a few rows.
+
+    They are AdamW and lazy Adam, or plain SGD for both. Tables that are updated by rows are not decayed.
+    """
     decayed: list[Tensor] = []
     free: list[Tensor] = []
     tables: list[Tensor] = []
@@ -25,12 +31,23 @@ def make_optimizers(model: GradientModel, plan: TrainingPlan) -> list[torch.opti
     if decayed or free:
         # Fused: one pass over parameter, gradient and moments instead of seven.
         fused = all(p.device.type in ("cpu", "cuda") for p in (*decayed, *free))
-        found.append(
-            torch.optim.AdamW([g for g in groups if g["params"]], lr=plan.learning_rate, fused=fused)
-        )
+        # Without momentum SGD's decay is the decoupled one: both shrink by 1 - rate * decay before the step.
+        kind = torch.optim.SGD if plan.optimizer == "sgd" else torch.optim.AdamW
+        found.append(kind([g for g in groups if g["params"]], lr=plan.learning_rate, fused=fused))
     if tables:
-        found.append(RowAdam(tables, lr=plan.learning_rate))
+        rows = RowSGD if plan.optimizer == "sgd" else RowAdam
+        found.append(rows(tables, lr=plan.learning_rate))
     return found
+
+
+def row_moments(
+    optimizers: list[torch.optim.Optimizer], tables: Mapping[str, Tensor]
+) -> dict[str, dict[str, Tensor]]:
+    """Return the state of lazy Adam of each table by name, made where there is none; nothing for SGD."""
+    for optimizer in optimizers:
+        if isinstance(optimizer, RowAdam):
+            return {name: optimizer.started(table) for name, table in tables.items()}
+    return {}
 
 
 def clip(model: GradientModel, norm: float) -> None:

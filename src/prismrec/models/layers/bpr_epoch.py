@@ -1,4 +1,4 @@
-"""An epoch of Bayesian personalised ranking with lazy Adam on two tables, compiled.
+"""An epoch of Bayesian personalised ranking with lazy Adam or plain SGD on two tables, compiled.
 
 The steps are those of mini-batches: all gradients of a batch are taken at the values before it, those of one
 row are added up, and each touched row takes one step. Two sweeps do a batch. The first goes over its users:
@@ -17,7 +17,8 @@ from prismrec.models.layers.lazy_adam import AdamStep, group_rows, prefetch_row,
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int32]
 
-Table = tuple[Floats, Floats, Floats]
+# A table and its moments: Adam's two, or none for SGD.
+Table = tuple[Floats, Floats, Floats] | tuple[Floats, None, None]
 
 # Pieces of a sweep; more than threads, so that a thread that was held up does not hold up the others.
 _PIECES = 16
@@ -42,10 +43,11 @@ def bpr_epoch(
     Parameters
     ----------
     users
-        Table, first and second moments, shape ``(n_users, d)`` each.
+        Table, first and second moments of Adam, shape ``(n_users, d)`` each. Without moments (None for both)
+        a step is one of plain SGD: a row moves by its batch's rate times its gradient.
     items
-        The same, shape ``(n_items, d)`` or ``(n_items, d + 1)``: then the last column is a bias that is added
-        to the score.
+        The same, with moments if `users` has them, shape ``(n_items, d)`` or ``(n_items, d + 1)``: then the
+        last column is a bias that is added to the score.
     triplets
         Users and positives, shape ``(n,)`` each, and negatives, shape ``(n, count)``.
     batch_size
@@ -53,7 +55,7 @@ def bpr_epoch(
     rates
         Learning rate of each batch.
     step
-        Steps that were taken before.
+        Steps that were taken before; of no account to SGD.
     l2
         Weight of the squared length of the rows: user, positive, and the mean of the negatives.
     betas, eps
@@ -64,10 +66,21 @@ def bpr_epoch(
     tuple of float
         Mean over the batches of the ranking loss and of the L2 term.
     """
-    sizes = np.array([AdamStep(rate, betas, eps).size(step + n + 1) for n, rate in enumerate(rates)])
+    sizes = rates
+    if users[1] is not None:
+        sizes = np.array([AdamStep(rate, betas, eps).size(step + n + 1) for n, rate in enumerate(rates)])
     adam = np.float32(betas[0]), np.float32(betas[1]), np.float32(eps)
-    rank, penalty = _epoch(users, items, *triplets, batch_size, sizes.astype(np.float32), l2, adam)
+    rank, penalty = _epoch(*users, *items, *triplets, batch_size, sizes.astype(np.float32), l2, adam)
     return float(rank), float(penalty)
+
+
+@numba.njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]
+def _length(row: Any) -> Any:
+    """Squared length of a row."""
+    total = row[0] - row[0]
+    for column in range(len(row)):
+        total += row[column] * row[column]
+    return total
 
 
 @numba.njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]
@@ -76,47 +89,59 @@ def _user_slope(
 ) -> Any:
     """Add a triplet's gradient to its user's, keep its scores' slopes; return loss and squared lengths."""
     d, count = len(row), len(negatives)
-    best, penalty = row[0] - row[0], row[0] - row[0]
-    for column in range(d):
-        best += row[column] * items[positive, column]
-    if items.shape[1] > d:
-        best += items[positive, d]
-    loss = 0.0
-    total = best - best
+    best = items[positive]
+    loss, penalty = 0.0, 0.0
+    total = share - share
     for place in range(count):
-        negative = negatives[place]
-        score = best - best
+        other = items[negatives[place]]
+        gap = share - share
         for column in range(d):
-            score += row[column] * items[negative, column]
-        if items.shape[1] > d:
-            score += items[negative, d]
+            gap += row[column] * (other[column] - best[column])
+        if len(best) > d:
+            gap += other[d] - best[d]
         # softplus and its slope, without overflow
-        gap = score - best
         small = np.exp(-abs(gap))
         loss += max(gap, np.float32(0)) + np.log1p(small)
-        sigmoid = (np.float32(1) if gap > 0 else small) / (np.float32(1) + small)
-        weight = share * sigmoid
+        weight = share * (np.float32(1) if gap > 0 else small) / (np.float32(1) + small)
         slopes[place + 1] = weight
         total += weight
         for column in range(d):
-            slope[column] += weight * items[negative, column]
+            slope[column] += weight * (other[column] - best[column])
     slopes[0] = -total
-    for column in range(d):
-        slope[column] -= total * items[positive, column]
     if decay > 0:
         for column in range(d):
             slope[column] += decay * row[column]
-            penalty += row[column] * row[column]
-        for column in range(items.shape[1]):
-            penalty += items[positive, column] * items[positive, column]
-            for place in range(count):
-                penalty += items[negatives[place], column] * items[negatives[place], column] / count
+        for place in range(count):
+            penalty += _length(items[negatives[place]])
+        penalty = penalty / count + _length(row) + _length(best)
     return loss, penalty
+
+
+# Where there are no moments `mean is None` is settled when the loop is compiled.
+@numba.njit(cache=True, inline="always", error_model="numpy")  # type: ignore[untyped-decorator]
+def _ask_for(table: Any, mean: Any, square: Any, row: Any) -> None:
+    """Prefetch all that a step on a row reads and writes."""
+    prefetch_row(table, row)
+    if mean is not None:
+        prefetch_row(mean, row)
+        prefetch_row(square, row)
+
+
+@numba.njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _move(table: Any, mean: Any, square: Any, row: Any, slope: Any, size: Any, adam: Any) -> None:
+    """Take a step of Adam on a row, or of SGD where there are no moments."""
+    if mean is not None:
+        update_row(table, mean, square, row, slope, size, adam[0], adam[1], adam[2])
+    else:
+        for column in range(table.shape[1]):
+            table[row, column] -= size * slope[column]
 
 
 @numba.njit(cache=True, parallel=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _user_sweep(
-    users: Any,
+    table: Any,
+    mean: Any,
+    square: Any,
     items: Any,
     positives: Any,
     negatives: Any,
@@ -132,7 +157,6 @@ def _user_sweep(
     adam: Any,
 ) -> None:
     """Score a batch's triplets by user; keep the users' rows in `before` and move the users."""
-    table, mean, square = users
     rows, first, _, following = chains
     b, count = negatives.shape
     d = table.shape[1]
@@ -142,10 +166,7 @@ def _user_sweep(
         end = found * (piece + 1) // _PIECES
         for slot in range(found * piece // _PIECES, end):
             if slot + _AHEAD < end:
-                later = rows[slot + _AHEAD]
-                prefetch_row(table, later)
-                prefetch_row(mean, later)
-                prefetch_row(square, later)
+                _ask_for(table, mean, square, rows[slot + _AHEAD])
                 later = first[slot + _AHEAD]
                 prefetch_row(items, positives[later])
                 for place in range(count):
@@ -168,12 +189,14 @@ def _user_sweep(
                     slope,
                 )
                 place = following[place]
-            update_row(table, mean, square, user, slope, size, adam[0], adam[1], adam[2])
+            _move(table, mean, square, user, slope, size, adam)
 
 
 @numba.njit(cache=True, parallel=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _item_sweep(
-    items: Any,
+    table: Any,
+    mean: Any,
+    square: Any,
     chains: Any,
     found: int,
     before: Any,
@@ -184,7 +207,6 @@ def _item_sweep(
     adam: Any,
 ) -> None:
     """Add up each item's gradient from slopes and the users' rows as they were, and move the items."""
-    table, mean, square = items
     rows, first, _, following = chains
     d, wide, each = before.shape[1], table.shape[1], slopes.shape[1]
     for piece in numba.prange(_PIECES):
@@ -192,10 +214,7 @@ def _item_sweep(
         end = found * (piece + 1) // _PIECES
         for slot in range(found * piece // _PIECES, end):
             if slot + _AHEAD < end:
-                later = rows[slot + _AHEAD]
-                prefetch_row(table, later)
-                prefetch_row(mean, later)
-                prefetch_row(square, later)
+                _ask_for(table, mean, square, rows[slot + _AHEAD])
             item = rows[slot]
             slope[:] = 0
             shrink = np.float32(0)
@@ -213,7 +232,7 @@ def _item_sweep(
             if decay > 0:
                 for c in range(wide):
                     slope[c] += shrink * table[item, c]
-            update_row(table, mean, square, item, slope, size, adam[0], adam[1], adam[2])
+            _move(table, mean, square, item, slope, size, adam)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
@@ -224,7 +243,11 @@ def _chains(n: int) -> Any:
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _epoch(
     users: Any,
+    user_mean: Any,
+    user_square: Any,
     items: Any,
+    item_mean: Any,
+    item_square: Any,
     who: Any,
     positives: Any,
     negatives: Any,
@@ -235,10 +258,10 @@ def _epoch(
 ) -> Any:
     n, count = negatives.shape
     each = count + 1
-    user_slots, item_slots = np.full(len(users[0]), -1, np.int32), np.full(len(items[0]), -1, np.int32)
+    user_slots, item_slots = np.full(len(users), -1, np.int32), np.full(len(items), -1, np.int32)
     by_user, by_item = _chains(batch_size), _chains(batch_size * each)
     touched = np.empty((batch_size, each), np.int32)
-    before = np.empty((batch_size, users[0].shape[1]), np.float32)
+    before = np.empty((batch_size, users.shape[1]), np.float32)
     slot_of = np.empty(batch_size, np.int32)
     slopes = np.empty((batch_size, each), np.float32)
     losses, penalties = np.empty(batch_size, np.float64), np.empty(batch_size, np.float64)
@@ -254,7 +277,9 @@ def _epoch(
         decay = np.float32(2.0 * l2 / b)
         _user_sweep(
             users,
-            items[0],
+            user_mean,
+            user_square,
+            items,
             positives[low:high],
             negatives[low:high],
             by_user,
@@ -268,7 +293,9 @@ def _epoch(
             sizes[step],
             adam,
         )
-        _item_sweep(items, by_item, n_items, before, slot_of, slopes, decay, sizes[step], adam)
+        _item_sweep(
+            items, item_mean, item_square, by_item, n_items, before, slot_of, slopes, decay, sizes[step], adam
+        )
         # Added in order: a parallel sum would depend on the number of threads.
         rank += losses[:b].sum() / (b * count)
         penalty += l2 * penalties[:b].sum() / b
