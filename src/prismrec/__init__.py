@@ -15,17 +15,27 @@ if TYPE_CHECKING:
     from prismrec.data.interactions import Interactions as Interactions
     from prismrec.data.sources.generated import GeneratedConfig as GeneratedConfig
     from prismrec.data.sources.generated import generate as generate
+    from prismrec.data.splits import GivenSplit as GivenSplit
     from prismrec.data.splits import GlobalTime as GlobalTime
     from prismrec.data.splits import ItemColdStart as ItemColdStart
     from prismrec.data.splits import LeaveLast as LeaveLast
     from prismrec.data.splits import RandomHoldout as RandomHoldout
     from prismrec.data.splits import TrainOnAll as TrainOnAll
     from prismrec.features.store import FeatureStore as FeatureStore
+    from prismrec.models.alignrec import AlignRecConfig as AlignRecConfig
     from prismrec.models.bpr_mf import BPRMFConfig as BPRMFConfig
     from prismrec.models.content_profile import ContentProfileConfig as ContentProfileConfig
+    from prismrec.models.cooccurrence import CooccurrenceConfig as CooccurrenceConfig
+    from prismrec.models.dropoutnet import DropoutNetConfig as DropoutNetConfig
+    from prismrec.models.holo import HOLOConfig as HOLOConfig
+    from prismrec.models.kernel_blend import KernelBlendConfig as KernelBlendConfig
     from prismrec.models.kernel_ridge import KernelRidgeConfig as KernelRidgeConfig
     from prismrec.models.linear_map import LinearMapConfig as LinearMapConfig
+    from prismrec.models.local_kernel import LocalKernelConfig as LocalKernelConfig
     from prismrec.models.mamex import MAMEXConfig as MAMEXConfig
+    from prismrec.models.metaembed import MetaEmbedConfig as MetaEmbedConfig
+    from prismrec.models.milk import MILKConfig as MILKConfig
+    from prismrec.models.mtpr import MTPRConfig as MTPRConfig
     from prismrec.models.plan import TrainingPlan as TrainingPlan
     from prismrec.models.popularity import PopularityConfig as PopularityConfig
     from prismrec.models.random_items import RandomConfig as RandomConfig
@@ -43,17 +53,27 @@ _HOMES = {
     "Interactions": "data.interactions",
     "GeneratedConfig": "data.sources.generated",
     "generate": "data.sources.generated",
+    "GivenSplit": "data.splits",
     "GlobalTime": "data.splits",
     "ItemColdStart": "data.splits",
     "LeaveLast": "data.splits",
     "RandomHoldout": "data.splits",
     "TrainOnAll": "data.splits",
     "FeatureStore": "features.store",
+    "AlignRecConfig": "models.alignrec",
     "BPRMFConfig": "models.bpr_mf",
     "ContentProfileConfig": "models.content_profile",
+    "CooccurrenceConfig": "models.cooccurrence",
+    "DropoutNetConfig": "models.dropoutnet",
+    "HOLOConfig": "models.holo",
+    "KernelBlendConfig": "models.kernel_blend",
     "KernelRidgeConfig": "models.kernel_ridge",
     "LinearMapConfig": "models.linear_map",
+    "LocalKernelConfig": "models.local_kernel",
     "MAMEXConfig": "models.mamex",
+    "MetaEmbedConfig": "models.metaembed",
+    "MILKConfig": "models.milk",
+    "MTPRConfig": "models.mtpr",
     "TrainingPlan": "models.plan",
     "PopularityConfig": "models.popularity",
     "RandomConfig": "models.random_items",

@@ -10,7 +10,19 @@ import pytest
 from prismrec.base.errors import DamagedError, InputError, MissingExtraError, SealedError
 from prismrec.cli import verbs
 
-VERBS = ("demo", "ingest", "encode", "models", "train", "evaluate", "recommend", "similar", "add-items")
+VERBS = (
+    "demo",
+    "ingest",
+    "encode",
+    "models",
+    "train",
+    "evaluate",
+    "recommend",
+    "similar",
+    "add-items",
+    "source",
+    "bench",
+)
 COMMON = ("--json", "--quiet", "--debug")
 
 

@@ -7,6 +7,7 @@ import typer
 from prismrec import __version__
 from prismrec.cli import (
     add_items,
+    bench,
     demo,
     encode,
     evaluate,
@@ -14,6 +15,7 @@ from prismrec.cli import (
     models,
     recommend,
     similar,
+    source,
     train,
 )
 from prismrec.cli.verbs import Verbs
@@ -45,6 +47,7 @@ def root(
 
 demo.add_to(app)
 ingest.add_to(app)
+source.add_to(app)
 encode.add_to(app)
 models.add_to(app)
 train.add_to(app)
@@ -52,3 +55,4 @@ evaluate.add_to(app)
 recommend.add_to(app)
 similar.add_to(app)
 add_items.add_to(app)
+bench.add_to(app)

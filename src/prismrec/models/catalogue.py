@@ -3,12 +3,21 @@
 import difflib
 
 from prismrec.base.errors import ConfigError
+from prismrec.models.alignrec import AlignRecConfig
 from prismrec.models.base import ModelConfig
 from prismrec.models.bpr_mf import BPRMFConfig
 from prismrec.models.content_profile import ContentProfileConfig
+from prismrec.models.cooccurrence import CooccurrenceConfig
+from prismrec.models.dropoutnet import DropoutNetConfig
+from prismrec.models.holo import HOLOConfig
+from prismrec.models.kernel_blend import KernelBlendConfig
 from prismrec.models.kernel_ridge import KernelRidgeConfig
 from prismrec.models.linear_map import LinearMapConfig
+from prismrec.models.local_kernel import LocalKernelConfig
 from prismrec.models.mamex import MAMEXConfig
+from prismrec.models.metaembed import MetaEmbedConfig
+from prismrec.models.milk import MILKConfig
+from prismrec.models.mtpr import MTPRConfig
 from prismrec.models.popularity import PopularityConfig
 from prismrec.models.random_items import RandomConfig
 
@@ -19,7 +28,16 @@ MODELS: tuple[type[ModelConfig], ...] = (
     ContentProfileConfig,
     LinearMapConfig,
     KernelRidgeConfig,
+    CooccurrenceConfig,
+    LocalKernelConfig,
+    KernelBlendConfig,
+    MTPRConfig,
+    MILKConfig,
+    DropoutNetConfig,
+    MetaEmbedConfig,
+    AlignRecConfig,
     MAMEXConfig,
+    HOLOConfig,
 )
 """From the simplest to the newest."""
 

@@ -1,0 +1,71 @@
+"""The graph of who has touched what, and LightGCN's way of passing vectors along it."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prismrec.data.interactions import Pairs
+from prismrec.models.layers.sparse import SparseMatrix
+
+
+class UserItemGraph(nn.Module):
+    """Training pairs as edges of weight ``1 / sqrt(d_u d_i)``, d being numbers of edges.
+
+    This is the normalised adjacency ``D^-1/2 A D^-1/2`` of the graph that has both users and items as nodes;
+    as its diagonal blocks are 0, the block ``R`` of users by items is all there is of it. Nodes without edges
+    receive 0.
+
+    Parameters
+    ----------
+    n_users, n_items
+        Numbers of nodes. There are no edges until `fit`.
+    """
+
+    def __init__(self, n_users: int, n_items: int) -> None:
+        super().__init__()
+        self.edges = SparseMatrix(n_users, n_items)
+
+    def fit(self, pairs: Pairs) -> None:
+        """Take the pairs as edges, in place of those that there are."""
+        n_users, n_items = self.edges.n_rows, self.edges.n_columns
+        of_user = np.bincount(pairs.users, minlength=n_users)[pairs.users]
+        of_item = np.bincount(pairs.items, minlength=n_items)[pairs.items]
+        weights = 1.0 / np.sqrt(of_user.astype(np.float64) * of_item)
+        users, items = (torch.from_numpy(codes.astype(np.int64)) for codes in (pairs.users, pairs.items))
+        self.edges.fill(users, items, torch.from_numpy(weights))
+
+    def to_users(self, items: Tensor) -> Tensor:
+        """Return what users receive from their items, ``R X``: from ``(n_items, d)`` to ``(n_users, d)``."""
+        product: Tensor = self.edges(items)
+        return product
+
+    def to_items(self, users: Tensor) -> Tensor:
+        """Return what items receive from their users, ``R' X``: from ``(n_users, d)`` to ``(n_items, d)``."""
+        return self.edges.transposed(users)
+
+
+def light_gcn(graph: UserItemGraph, users: Tensor, items: Tensor, layers: int) -> tuple[Tensor, Tensor]:
+    """Pass vectors along the graph and take the mean of all stages, the first one included.
+
+    X. He, K. Deng, X. Wang, Y. Li, Y. Zhang, M. Wang: LightGCN, SIGIR 2020, arXiv 2002.02126, equations (3),
+    (4) and (9) with equal weights of the layers.
+
+    Parameters
+    ----------
+    graph
+        The training pairs.
+    users, items
+        Shape ``(n_users, d)`` and ``(n_items, d)``.
+    layers
+        Steps along the graph; with 0 vectors stay as they are.
+
+    Returns
+    -------
+    tuple of Tensor
+        Of the same shapes.
+    """
+    user_sum, item_sum = users, items
+    for _ in range(layers):
+        users, items = graph.to_users(items), graph.to_items(users)
+        user_sum, item_sum = user_sum + users, item_sum + items
+    return user_sum / (layers + 1), item_sum / (layers + 1)
