@@ -36,6 +36,7 @@ RUNS = [
     ("content-profile", "default", None),
     ("linear-map", "default", None),
     ("kernel-ridge", "default", None),
+    ("holo", "default", None),
     ("mamex", "tuned", None),
     ("mamex", "as_released", 12),
     ("mamex", "paper", 12),
