@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from prismrec.features.store import FeatureStore as FeatureStore
     from prismrec.models.alignrec import AlignRecConfig as AlignRecConfig
     from prismrec.models.bpr_mf import BPRMFConfig as BPRMFConfig
+    from prismrec.models.clcrec import CLCRecConfig as CLCRecConfig
     from prismrec.models.content_profile import ContentProfileConfig as ContentProfileConfig
     from prismrec.models.cooccurrence import CooccurrenceConfig as CooccurrenceConfig
     from prismrec.models.dropoutnet import DropoutNetConfig as DropoutNetConfig
+    from prismrec.models.gar import GARConfig as GARConfig
     from prismrec.models.holo import HOLOConfig as HOLOConfig
     from prismrec.models.kernel_blend import KernelBlendConfig as KernelBlendConfig
     from prismrec.models.kernel_ridge import KernelRidgeConfig as KernelRidgeConfig
@@ -62,9 +64,11 @@ _HOMES = {
     "FeatureStore": "features.store",
     "AlignRecConfig": "models.alignrec",
     "BPRMFConfig": "models.bpr_mf",
+    "CLCRecConfig": "models.clcrec",
     "ContentProfileConfig": "models.content_profile",
     "CooccurrenceConfig": "models.cooccurrence",
     "DropoutNetConfig": "models.dropoutnet",
+    "GARConfig": "models.gar",
     "HOLOConfig": "models.holo",
     "KernelBlendConfig": "models.kernel_blend",
     "KernelRidgeConfig": "models.kernel_ridge",

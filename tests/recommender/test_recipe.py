@@ -77,8 +77,13 @@ def test_without_a_recipe_all_are_defaults() -> None:
     assert (job.split, job.seed, job.preset, job.modalities) == (ItemColdStart(), 0, "tuned", None)
     other = resolve(overridden(None, model="content-profile"))
     assert (other.config, other.preset) == (ContentProfileConfig(), None)
-    with pytest.raises(ConfigError, match="No model"):
-        overridden(None)
+
+
+def test_without_a_model_new_items_have_a_default_and_nothing_else_has() -> None:
+    assert overridden(None).model.name == "holo"
+    assert overridden(None, split={"kind": "item-cold-start", "test": 0.2}).model.name == "holo"
+    with pytest.raises(ConfigError, match="No model is named, and the split 'random-holdout'"):
+        overridden(None, split={"kind": "random-holdout"})
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,10 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
     model: Annotated[
         str | None,
-        typer.Option(help="Which model; `prismrec models` lists them.", rich_help_panel=_MODEL),
+        typer.Option(
+            help="Which model; `prismrec models` lists them. Left out: holo, if new items are held out.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="Settings to start from.", rich_help_panel=_MODEL)

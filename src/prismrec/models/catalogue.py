@@ -6,9 +6,11 @@ from prismrec.base.errors import ConfigError
 from prismrec.models.alignrec import AlignRecConfig
 from prismrec.models.base import ModelConfig
 from prismrec.models.bpr_mf import BPRMFConfig
+from prismrec.models.clcrec import CLCRecConfig
 from prismrec.models.content_profile import ContentProfileConfig
 from prismrec.models.cooccurrence import CooccurrenceConfig
 from prismrec.models.dropoutnet import DropoutNetConfig
+from prismrec.models.gar import GARConfig
 from prismrec.models.holo import HOLOConfig
 from prismrec.models.kernel_blend import KernelBlendConfig
 from prismrec.models.kernel_ridge import KernelRidgeConfig
@@ -33,6 +35,8 @@ MODELS: tuple[type[ModelConfig], ...] = (
     KernelBlendConfig,
     MTPRConfig,
     MILKConfig,
+    CLCRecConfig,
+    GARConfig,
     DropoutNetConfig,
     MetaEmbedConfig,
     AlignRecConfig,

@@ -49,6 +49,9 @@ SPLITS: tuple[type[SplitPlan], ...] = (
     GivenSplit,
     TrainOnAll,
 )
+DEFAULT_MODEL = "holo"
+"""What is trained where no model is named and new items are the question."""
+
 _SECTIONS = ("model", "training", "split")
 
 
@@ -143,19 +146,19 @@ def overridden(
     Raises
     ------
     ConfigError
-        If no model is named, or an assignment cannot be read.
+        If no model is named where there is no default, or an assignment cannot be read.
     """
     values: dict[str, Any] = {"model": {}} if recipe is None else recipe.model_dump()
     if model is not None:
         values["model"]["name"] = model
-    if "name" not in values["model"]:
-        raise ConfigError("No model is named.", "Name one with --model; `prismrec models` lists them.")
-    if preset is not None:
-        values["model"]["preset"] = preset
     typed = {key: value for key, value in (split or {}).items() if value is not None}
     if typed.get("kind", values.get("split", {}).get("kind")) != values.get("split", {}).get("kind"):
         values["split"] = {}
     values["split"] = {**values.get("split", {}), **typed}
+    if "name" not in values["model"]:
+        values["model"]["name"] = _default_model(values["split"].get("kind", ItemColdStart().kind))
+    if preset is not None:
+        values["model"]["preset"] = preset
     if seed is not None:
         values["seed"] = seed
     if modalities is not None:
@@ -164,6 +167,16 @@ def overridden(
         section, field, value = parse_assignment(text)
         values.setdefault(section, {})[field] = value
     return parse_settings(Recipe, values, "recipe")
+
+
+def _default_model(split: str) -> str:
+    """Return what `docs/models/holo.md` found best for new items; for other splits nothing was compared."""
+    if split == ItemColdStart().kind:
+        return DEFAULT_MODEL
+    raise ConfigError(
+        f"No model is named, and the split {split!r} has no default.",
+        "Name one with --model; `prismrec models` lists them.",
+    )
 
 
 def parse_assignment(text: str) -> tuple[str, str, Any]:
