@@ -88,6 +88,9 @@ def test_features_that_are_not_there(call, shop, tmp_path: Path) -> None:
 
 
 def test_no_model_named(call, shop, tmp_path: Path) -> None:
-    done = call("train", shop.data, "--out", tmp_path / "run")
+    done = call("train", shop.data, "--out", tmp_path / "run", "--set", "training.epochs=1", "--json")
+    assert done.code == 0, done.stderr
+    assert done.document["model"] == "holo"
+    done = call("train", shop.data, "--split", "random-holdout", "--out", tmp_path / "other")
     assert done.code == 3
     assert "prismrec models" in done.stderr

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -421,8 +422,8 @@ def as_cached(folder: Path, cache: Path, name: str) -> Path:
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "hub"
 
 
@@ -460,7 +461,7 @@ def test_an_unreachable_hub_is_tried_once_and_briefly(models, cache, monkeypatch
         tries.append((name, timeout))
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
     with pytest.raises(InputError, match="cannot be reached"):
         find_source("acme/none")
@@ -485,7 +486,7 @@ def test_only_the_weights_that_are_needed_are_downloaded(models, cache, monkeypa
         return str(as_cached(models / "bert", cache, name))
 
     siblings = [SimpleNamespace(rfilename=name) for name in files]
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(
         huggingface_hub.HfApi, "model_info", lambda self, name, **_: SimpleNamespace(siblings=siblings)
     )
