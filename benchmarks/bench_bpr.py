@@ -165,7 +165,7 @@ def _serve(name: str, threads: int, quick: bool) -> None:
 
 def _data(size: Size) -> Any:
     from prismrec.features.store import ItemFeatures
-    from prismrec.models.base import ModelInputs, TrainingData
+    from prismrec.models.batches import ModelInputs, TrainingData
 
     pairs = generated_pairs(size)
     warm = np.unique(pairs.items).astype(np.int32)
@@ -210,7 +210,7 @@ def _ours_sgd(size: Size, threads: int) -> dict[str, Callable[[], Any]]:
 def _epochs(size: Size, config: Any, plan: Any) -> dict[str, Callable[[], Any]]:
     import torch
 
-    from prismrec.models.base import TableEpoch
+    from prismrec.models.batches import TableEpoch
     from prismrec.training.batches import Batches
 
     data = _data(size)

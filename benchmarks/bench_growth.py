@@ -21,7 +21,7 @@ from prismrec.base.exact import ItemMatrix
 from prismrec.data.interactions import Pairs
 from prismrec.evaluation.ranking import Rows, rank_positives
 from prismrec.features.store import FeatureStore, ItemFeatures
-from prismrec.models.base import Modality, ModelInputs, TrainingData
+from prismrec.models.batches import Modality, ModelInputs, TrainingData
 from prismrec.models.mamex import MAMEXConfig
 from prismrec.training.loop import fit
 from prismrec.training.negatives import Negatives

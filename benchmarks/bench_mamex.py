@@ -25,7 +25,7 @@ from harness import (
 from reference_mamex import ReferenceMAMEX, same_losses
 
 from prismrec.features.store import FeatureStore, ItemFeatures
-from prismrec.models.base import Modality, ModelInputs, TrainingData, TripletBatch
+from prismrec.models.batches import Modality, ModelInputs, TrainingData, TripletBatch
 from prismrec.models.layers.moe import Experts, sparse_softmax
 from prismrec.models.mamex import MAMEXConfig
 from prismrec.models.plan import TrainingPlan

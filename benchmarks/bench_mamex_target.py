@@ -22,7 +22,8 @@ from reference_mamex import ReferenceMAMEX, same_losses
 import prismrec as pr
 from prismrec.data.splits import Split
 from prismrec.features.store import ItemFeatures
-from prismrec.models.base import Modality, Model, ModelInputs, TrainingData, TripletBatch
+from prismrec.models.base import Model
+from prismrec.models.batches import Modality, ModelInputs, TrainingData, TripletBatch
 from prismrec.models.mamex import MAMEX, MAMEXConfig
 from prismrec.models.plan import TrainingPlan
 from prismrec.recommender.train import open_features, validation_of

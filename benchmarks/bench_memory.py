@@ -101,7 +101,7 @@ def measured(folder: Path, threads: int) -> dict[str, Any]:
 
         from prismrec.data.interactions import Pairs
         from prismrec.features.store import FeatureStore, ItemFeatures
-        from prismrec.models.base import Modality, ModelInputs, TrainingData
+        from prismrec.models.batches import Modality, ModelInputs, TrainingData
         from prismrec.models.mamex import MAMEXConfig
 
         set_threads(threads)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prismrec.models.base import TripletBatch
+from prismrec.models.batches import TripletBatch
 from prismrec.models.mamex import MAMEX
 
 

@@ -6,9 +6,10 @@ import torch
 from torch.testing import assert_close
 
 from prismrec.base.errors import InputError
-from prismrec.models.alignrec import AlignRec, AlignRecConfig, contrast, similarity_gap
-from prismrec.models.base import ItemBatch, TripletBatch
+from prismrec.models.alignrec import AlignRec, AlignRecConfig, similarity_gap
+from prismrec.models.batches import ItemBatch, TripletBatch
 from prismrec.models.layers.content import item_batch
+from prismrec.models.layers.losses import info_nce
 from prismrec.models.plan import TrainingPlan
 from prismrec.testing import ModelConformance, Planted, planted
 from prismrec.training.batches import Batches
@@ -157,7 +158,7 @@ def test_contrast_by_hand() -> None:
     h, t = torch.tensor([[3.0, 0.0], [0.6, 0.8]]), torch.tensor([[1.0, 0.0], [0.0, 9.0]])
     first = np.log(np.exp(2.0) + np.exp(0.0)) - 2.0
     second = np.log(np.exp(1.2) + np.exp(1.6)) - 1.6
-    assert contrast(h, t, 0.5).item() == pytest.approx((first + second) / 2, rel=1e-6)
+    assert info_nce(h, t, 0.5).item() == pytest.approx((first + second) / 2, rel=1e-6)
 
 
 def test_similarity_gap_by_hand() -> None:

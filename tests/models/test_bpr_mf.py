@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from prismrec.base.errors import InputError
 from prismrec.data.interactions import Pairs
-from prismrec.models.base import ItemBatch, ModelInputs, TableEpoch, TrainingData
+from prismrec.models.batches import ItemBatch, ModelInputs, TableEpoch, TrainingData
 from prismrec.models.bpr_mf import BPRMFConfig
 from prismrec.models.plan import TrainingPlan
 from prismrec.testing import ModelConformance

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from prismrec.base.errors import InputError
-from prismrec.models.base import ItemBatch, TripletBatch
+from prismrec.models.batches import ItemBatch, TripletBatch
 from prismrec.models.clcrec import CLCRec, CLCRecConfig
 from prismrec.models.layers.content import item_batch
 from prismrec.models.plan import TrainingPlan

@@ -4,7 +4,7 @@ import torch
 
 from prismrec.data.interactions import Pairs
 from prismrec.features.store import FeatureStore, ItemFeatures
-from prismrec.models.base import Modality, ModelInputs, TrainingData
+from prismrec.models.batches import Modality, ModelInputs, TrainingData
 from prismrec.models.content_profile import ContentProfileConfig
 from prismrec.models.layers.content import item_batch
 from prismrec.testing import ModelConformance, fitted, planted

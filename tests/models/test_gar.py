@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from prismrec.base.errors import InputError
-from prismrec.models.base import ItemBatch, TripletBatch
+from prismrec.models.batches import ItemBatch, TripletBatch
 from prismrec.models.gar import GAR, GARConfig
 from prismrec.models.layers.backbone import backbone_of
 from prismrec.models.layers.content import item_batch

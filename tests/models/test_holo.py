@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from prismrec.base.errors import InputError
-from prismrec.models.base import ModelConfig, UserBatch
+from prismrec.models.base import ModelConfig
+from prismrec.models.batches import UserBatch
 from prismrec.models.holo import HOLO, HOLOConfig
 from prismrec.models.layers.content import item_batch
 from prismrec.models.layers.kernels import kernel_matrix

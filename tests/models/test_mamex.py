@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from prismrec.models.base import Modality, ModelConfig
+from prismrec.models.base import ModelConfig
+from prismrec.models.batches import Modality
 from prismrec.models.layers.content import item_batch
 from prismrec.models.mamex import MAMEX, MAMEXConfig
 from prismrec.models.plan import TrainingPlan

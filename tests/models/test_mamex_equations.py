@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from prismrec.models.base import ItemBatch, TripletBatch, UserBatch
+from prismrec.models.batches import ItemBatch, TripletBatch, UserBatch
 from prismrec.models.layers.content import item_batch
 from prismrec.models.mamex import MAMEX, MAMEXConfig
 from prismrec.models.plan import TrainingPlan

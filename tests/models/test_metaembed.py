@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from prismrec.base.errors import InputError
 from prismrec.data.interactions import Pairs
-from prismrec.models.base import Modality, ModelInputs, TrainingData
+from prismrec.models.batches import Modality, ModelInputs, TrainingData
 from prismrec.models.layers.backbone import backbone_of
 from prismrec.models.layers.content import item_batch
 from prismrec.models.layers.visitors import Visits

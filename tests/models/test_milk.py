@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from prismrec.base.errors import InputError
-from prismrec.models.base import Modality, ModelInputs, TripletBatch
+from prismrec.models.batches import Modality, ModelInputs, TripletBatch
 from prismrec.models.layers.content import item_batch
 from prismrec.models.layers.moe import Experts
 from prismrec.models.mamex import MAMEX, MAMEXConfig

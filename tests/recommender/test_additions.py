@@ -10,7 +10,7 @@ from prismrec.data.catalog import Catalog
 from prismrec.data.media import MemoryMedia
 from prismrec.features.open import load_encoder
 from prismrec.features.store import FeatureStore
-from prismrec.models.base import ItemBatch
+from prismrec.models.batches import ItemBatch
 from prismrec.models.mamex import MAMEXConfig
 from prismrec.recommender import added_batches
 from prismrec.recommender.recommender import Recommender

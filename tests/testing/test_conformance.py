@@ -8,14 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prismrec.models.base import (
-    Batch,
-    GradientModel,
-    ItemBatch,
-    ModelConfig,
-    ModelInputs,
-    TripletBatch,
-)
+from prismrec.models.base import GradientModel, ModelConfig
+from prismrec.models.batches import Batch, ItemBatch, ModelInputs, TripletBatch
 from prismrec.models.layers.lookup import rows_or_zero
 from prismrec.models.layers.losses import bpr
 from prismrec.testing import ModelConformance

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from prismrec.models.base import ItemBatch
+from prismrec.models.batches import ItemBatch
 from prismrec.models.random_items import RandomConfig
 from prismrec.testing import ModelConformance, cold_auc, fitted, planted
 

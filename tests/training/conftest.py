@@ -7,7 +7,7 @@ import pytest
 
 from prismrec.data.interactions import Pairs
 from prismrec.features.store import FeatureStore, ItemFeatures
-from prismrec.models.base import Modality, ModelInputs, TrainingData
+from prismrec.models.batches import Modality, ModelInputs, TrainingData
 
 N_USERS, N_ITEMS, WARM = 30, 40, 32
 

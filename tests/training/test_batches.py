@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from prismrec.models.base import TripletBatch, UserBatch
+from prismrec.models.batches import TripletBatch, UserBatch
 from prismrec.models.plan import TrainingPlan
 from prismrec.training.batches import Batches
 

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from prismrec.data.interactions import Pairs
-from prismrec.models.base import GradientModel, ModelConfig, ModelInputs, Turn
+from prismrec.models.base import GradientModel, ModelConfig, Turn
+from prismrec.models.batches import ModelInputs
 from prismrec.models.plan import TrainingPlan
 from prismrec.training.batches import Batches
 from prismrec.training.loop import fit

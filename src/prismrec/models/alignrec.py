@@ -16,22 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prismrec.base.errors import InputError
-from prismrec.models.base import (
-    Batch,
-    GradientModel,
-    ItemBatch,
-    ModelConfig,
-    ModelInputs,
-    Preset,
-    TrainingData,
-    TripletBatch,
-)
+from prismrec.models.base import GradientModel, ModelConfig, Preset
+from prismrec.models.batches import Batch, ItemBatch, ModelInputs, TrainingData, TripletBatch
 from prismrec.models.layers.content import Content
 from prismrec.models.layers.graph import UserItemGraph, light_gcn
 from prismrec.models.layers.item_graph import ItemGraph
 from prismrec.models.layers.kept import Kept
 from prismrec.models.layers.lookup import rows_or_zero
-from prismrec.models.layers.losses import bpr
+from prismrec.models.layers.losses import bpr, info_nce
 from prismrec.models.layers.pair_scores import pair_scores
 from prismrec.models.plan import TrainingPlan
 
@@ -209,8 +201,8 @@ class AlignRec(GradientModel):
         # Twice in a batch, a user would be its own negative.
         who, what = torch.unique(batch.users), batch.items.codes[torch.unique(batch.positives)]
         if config.align > 0:
-            of_users = contrast(views.user_contents[who], views.user_ids[who], config.temperature)
-            of_items = contrast(views.item_contents[what], views.item_ids[what], config.temperature)
+            of_users = info_nce(views.user_contents[who], views.user_ids[who], config.temperature)
+            of_items = info_nce(views.item_contents[what], views.item_ids[what], config.temperature)
             terms["align"] = config.align * (of_items + of_users)
         if config.user_item > 0:
             cosines = functional.cosine_similarity(users, items[batch.positives], dim=1)
@@ -238,27 +230,6 @@ class AlignRec(GradientModel):
             return vectors
         some = ItemBatch(items.codes[cold], tuple(v[cold] for v in items.vectors), items.present[cold])
         return vectors.index_put((cold,), self.item_graph.received_by(self.content(some), views.sent))
-
-
-def contrast(anchors: Tensor, others: Tensor, temperature: float) -> Tensor:
-    """InfoNCE: ``-ln softmax`` of an anchor's cosine with its own other among those with all others.
-
-    Parameters
-    ----------
-    anchors, others
-        Shape ``(n, d)``, row by row two views of the same thing.
-    temperature
-        Divides the cosines.
-
-    Returns
-    -------
-    Tensor
-        Mean over the rows.
-    """
-    anchors = functional.normalize(anchors, dim=1) / temperature
-    others = functional.normalize(others, dim=1)
-    # Reading the diagonal of the product would cost another matrix of this size on the way back.
-    return ((anchors @ others.T).logsumexp(dim=1) - (anchors * others).sum(dim=1)).mean()
 
 
 def similarity_gap(vectors: Tensor, contents: Tensor) -> Tensor:

@@ -14,125 +14,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prismrec.base.errors import ConfigError, DamagedError, InputError
+from prismrec.base.errors import ConfigError, DamagedError
 from prismrec.data.interactions import Pairs
-from prismrec.features.store import ItemFeatures
+from prismrec.models.batches import Batch, ItemBatch, ModelInputs, TableEpoch, TrainingData
 from prismrec.models.plan import TrainingPlan
-
-
-@dataclass(frozen=True)
-class Modality:
-    """A modality as a model sees it: its name and the size of its vectors."""
-
-    name: str
-    dim: int
-
-
-@dataclass(frozen=True)
-class ModelInputs:
-    """The sizes that a model is built for.
-
-    Parameters
-    ----------
-    n_users, n_items
-        Users and items of the training vocabulary.
-    modalities
-        In the order in which `ItemBatch` holds them.
-    """
-
-    n_users: int
-    n_items: int
-    modalities: tuple[Modality, ...]
-
-    def require_content(self, model: str) -> None:
-        """Check that there is any modality.
-
-        Raises
-        ------
-        InputError
-            If there is none.
-        """
-        if not self.modalities:
-            raise InputError(f"{model} learns from content, and there are no features.", "Encode first.")
-
-
-@dataclass(frozen=True)
-class ItemBatch:
-    """Some items: who they are and what is known of them.
-
-    Parameters
-    ----------
-    codes
-        Codes in the training vocabulary, int64, shape ``(n,)``; -1 for items that came later.
-    vectors
-        One tensor a modality, float32, shape ``(n, dim)``; rows of missing content are zero.
-    present
-        Which content exists, bool, shape ``(n, modalities)``.
-    """
-
-    codes: Tensor
-    vectors: tuple[Tensor, ...]
-    present: Tensor
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def to(self, device: torch.device) -> "ItemBatch":
-        """Return the batch on a device."""
-        moved = tuple(v.to(device, non_blocking=True) for v in self.vectors)
-        return ItemBatch(self.codes.to(device), moved, self.present.to(device))
-
-
-@dataclass(frozen=True)
-class TripletBatch:
-    """Positive pairs and, for each, items that the user has not touched.
-
-    Parameters
-    ----------
-    users
-        User codes, shape ``(b,)``.
-    items
-        The unique items of the batch; all items of the catalogue where the model asks for them.
-    positives
-        Row in `items` of each pair's item, shape ``(b,)``.
-    negatives
-        Rows in `items`, shape ``(b, negatives)``.
-    """
-
-    users: Tensor
-    items: ItemBatch
-    positives: Tensor
-    negatives: Tensor
-
-
-@dataclass(frozen=True)
-class UserBatch:
-    """Whole users: all their training items against all the others.
-
-    Parameters
-    ----------
-    users
-        User codes, shape ``(b,)``.
-    items
-        Every item of the training part.
-    rows, columns
-        The positive pairs: position in `users` and row in `items`, shape ``(pairs,)``.
-    """
-
-    users: Tensor
-    items: ItemBatch
-    rows: Tensor
-    columns: Tensor
-
-
-Batch = TripletBatch | UserBatch
 
 
 @dataclass(frozen=True)
@@ -153,61 +42,6 @@ class Turn:
     def moves(self, parameter: str) -> bool:
         """Whether the step moves a parameter of this name."""
         return parameter.startswith(self.trains)
-
-
-@dataclass(frozen=True)
-class TableEpoch:
-    """An epoch of triplets for a model that takes all its steps in one go (`GradientModel.train_epoch`).
-
-    Parameters
-    ----------
-    users, positives
-        Codes, int32, shape ``(pairs,)`` each, in the epoch's order.
-    negatives
-        Item codes, int32, shape ``(pairs, negatives)``.
-    batch_size
-        Pairs a step; the last batch may be shorter.
-    rates
-        Learning rate of each batch.
-    step
-        Steps that were taken before.
-    moments
-        First and second moments of Adam of each of `GradientModel.row_tables`, by name; changed in place.
-        Empty: the steps are those of plain SGD.
-    """
-
-    users: npt.NDArray[np.int32]
-    positives: npt.NDArray[np.int32]
-    negatives: npt.NDArray[np.int32]
-    batch_size: int
-    rates: npt.NDArray[np.float64]
-    step: int
-    moments: Mapping[str, tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a closed-form model may learn from.
-
-    Parameters
-    ----------
-    pairs
-        The training pairs.
-    inputs
-        Sizes.
-    features
-        Features of all items, cold ones included; a model reads the rows of `warm` only.
-    warm
-        Codes of the training items, ascending.
-    seed
-        For whatever is random.
-    """
-
-    pairs: Pairs
-    inputs: ModelInputs
-    features: ItemFeatures
-    warm: np.ndarray[Any, np.dtype[np.int32]]
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -414,6 +248,23 @@ class GradientModel(Model):
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of the loss by name, each a weighted scalar; their sum is minimised."""
+
+    def start_epoch(self, number: int) -> None:
+        """Renew what holds for one epoch, such as sampled edges, before its first batch.
+
+        Whatever is drawn here comes from torch's global generator, which the loop has seeded by run and
+        epoch, and depends on nothing that earlier epochs drew: a resumed run goes the same way.
+
+        Parameters
+        ----------
+        number
+            Of the epoch, from 1.
+        """
+        del number
+
+    def start_batch(self, number: int) -> None:
+        """Learn which batch of the epoch comes, from 0; `losses` may be called for it more than once."""
+        del number
 
     turns: ClassVar[tuple[Turn, ...]] = ()
     """The steps that are taken one after the other for each batch; none: a single step for all parameters."""

@@ -15,17 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prismrec.base.errors import InputError
-from prismrec.models.base import (
-    Batch,
-    GradientModel,
-    ItemBatch,
-    ModelConfig,
-    ModelInputs,
-    Preset,
-    TrainingData,
-    TripletBatch,
-    Turn,
-)
+from prismrec.models.base import GradientModel, ModelConfig, Preset, Turn
+from prismrec.models.batches import Batch, ItemBatch, ModelInputs, TrainingData, TripletBatch
 from prismrec.models.layers.backbone import backbone_of
 from prismrec.models.layers.content import Content
 from prismrec.models.layers.lookup import rows_or_zero

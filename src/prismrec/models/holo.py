@@ -19,17 +19,8 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from prismrec.base.errors import InputError
-from prismrec.models.base import (
-    Batch,
-    Explanation,
-    GradientModel,
-    ItemBatch,
-    ModelConfig,
-    ModelInputs,
-    Preset,
-    TrainingData,
-    UserBatch,
-)
+from prismrec.models.base import Explanation, GradientModel, ModelConfig, Preset
+from prismrec.models.batches import Batch, ItemBatch, ModelInputs, TrainingData, UserBatch
 from prismrec.models.layers.content import Content, ContentTable, share_grid
 from prismrec.models.layers.kernels import Kernel, kernel_matrix, mean_squared_distance
 from prismrec.models.layers.left_out import LeftOut, left_out_regression

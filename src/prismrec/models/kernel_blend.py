@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from prismrec.models.base import ClosedFormModel, ItemBatch, ModelConfig, ModelInputs, TrainingData
+from prismrec.models.base import ClosedFormModel, ModelConfig
+from prismrec.models.batches import ItemBatch, ModelInputs, TrainingData
 from prismrec.models.cooccurrence import Cooccurrence, CooccurrenceConfig
 from prismrec.models.layers.content import item_batch
 from prismrec.models.layers.cooccurrence import score_width, standardised

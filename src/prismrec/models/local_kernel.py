@@ -13,7 +13,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from prismrec.models.base import ClosedFormModel, ItemBatch, ModelConfig, ModelInputs, TrainingData
+from prismrec.models.base import ClosedFormModel, ModelConfig
+from prismrec.models.batches import ItemBatch, ModelInputs, TrainingData
 from prismrec.models.layers.cholesky import cholesky_, solve_
 from prismrec.models.layers.content import Content, ContentTable, share_grid
 from prismrec.models.layers.cooccurrence import SmoothedHistory, Smoothing, beginning_with, smoothings

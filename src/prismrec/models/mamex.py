@@ -15,18 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prismrec.base.errors import InputError
-from prismrec.models.base import (
-    Batch,
-    Explanation,
-    GradientModel,
-    ItemBatch,
-    ModelConfig,
-    ModelInputs,
-    Preset,
-    TrainingData,
-    TripletBatch,
-    UserBatch,
-)
+from prismrec.models.base import Explanation, GradientModel, ModelConfig, Preset
+from prismrec.models.batches import Batch, ItemBatch, ModelInputs, TrainingData, TripletBatch, UserBatch
 from prismrec.models.layers.content import item_batch
 from prismrec.models.layers.dropout import Dropout
 from prismrec.models.layers.fusion import fuse

@@ -17,16 +17,8 @@ from torch.nn import functional
 
 from prismrec.base.errors import InputError
 from prismrec.data.interactions import Pairs
-from prismrec.models.base import (
-    Batch,
-    GradientModel,
-    ItemBatch,
-    ModelConfig,
-    ModelInputs,
-    Preset,
-    TrainingData,
-    TripletBatch,
-)
+from prismrec.models.base import GradientModel, ModelConfig, Preset
+from prismrec.models.batches import Batch, ItemBatch, ModelInputs, TrainingData, TripletBatch
 from prismrec.models.layers.als import fold
 from prismrec.models.layers.backbone import backbone_of
 from prismrec.models.layers.content import Content

@@ -15,16 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from prismrec.base.errors import InputError
-from prismrec.models.base import (
-    Batch,
-    GradientModel,
-    ItemBatch,
-    ModelConfig,
-    ModelInputs,
-    Preset,
-    TrainingData,
-    TripletBatch,
-)
+from prismrec.models.base import GradientModel, ModelConfig, Preset
+from prismrec.models.batches import Batch, ItemBatch, ModelInputs, TrainingData, TripletBatch
 from prismrec.models.layers.content import Content
 from prismrec.models.layers.lookup import rows_or_zero
 from prismrec.models.layers.losses import bpr

@@ -7,7 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from prismrec.models.base import ClosedFormModel, ItemBatch, ModelConfig, ModelInputs, TrainingData
+from prismrec.models.base import ClosedFormModel, ModelConfig
+from prismrec.models.batches import ItemBatch, ModelInputs, TrainingData
 from prismrec.models.layers.lookup import rows_or_zero
 
 

@@ -24,7 +24,7 @@ from prismrec.data.dataset import Dataset
 from prismrec.data.media import Media, PackedMedia, pack
 from prismrec.data.media_sources import FirstMedia
 from prismrec.data.splits import Split
-from prismrec.models.base import Modality, ModelInputs
+from prismrec.models.batches import Modality, ModelInputs
 from prismrec.models.catalogue import config_of
 from prismrec.recommender.additions import load_additions
 from prismrec.recommender.manifest import FORMAT, FORMAT_VERSION, RunManifest

@@ -16,15 +16,8 @@ from prismrec.data.splits import Candidates, Part, Split, TrainOnAll
 from prismrec.evaluation.metrics import parse_metric
 from prismrec.features.extract import ENCODER_FOLDER
 from prismrec.features.store import FeatureStore, ItemFeatures
-from prismrec.models.base import (
-    ClosedFormModel,
-    GradientModel,
-    Modality,
-    Model,
-    ModelConfig,
-    ModelInputs,
-    TrainingData,
-)
+from prismrec.models.base import ClosedFormModel, GradientModel, Model, ModelConfig
+from prismrec.models.batches import Modality, ModelInputs, TrainingData
 from prismrec.models.plan import TrainingPlan
 from prismrec.recommender.folder import CHECKPOINT, require_home
 from prismrec.recommender.folding import learn_folding

@@ -10,7 +10,8 @@ import torch
 
 from prismrec.base.files import digest
 from prismrec.features.store import ItemFeatures
-from prismrec.models.base import ItemBatch, Model
+from prismrec.models.base import Model
+from prismrec.models.batches import ItemBatch
 
 _Content = tuple[Sequence[npt.NDArray[np.float32]], npt.NDArray[np.bool_]]
 

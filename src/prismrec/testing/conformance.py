@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from prismrec.base.errors import ConfigError, DamagedError, InputError
-from prismrec.models.base import GradientModel, ItemBatch, Modality, Model, ModelConfig, ModelInputs, Turn
+from prismrec.models.base import GradientModel, Model, ModelConfig, Turn
+from prismrec.models.batches import ItemBatch, Modality, ModelInputs
 from prismrec.models.layers.content import item_batch
 from prismrec.models.plan import TrainingPlan
 from prismrec.testing.planted import TWO_MODALITIES, Planted, cold_auc, fitted, planted
@@ -195,7 +196,9 @@ class ModelConformance:
         reached: set[str] = set()
         whole = Turn("", ("",))
         for epoch in (1, 2):
-            for batch in list(batches.epoch(epoch))[:4]:
+            model.start_epoch(epoch)
+            for place, batch in enumerate(list(batches.epoch(epoch))[:4]):
+                model.start_batch(place)
                 for turn in model.turns or (whole,):
                     terms = model.losses(batch) if turn is whole else model.turn_losses(turn, batch)
                     assert terms

@@ -10,15 +10,8 @@ import torch
 
 from prismrec.data.interactions import Pairs
 from prismrec.features.store import FeatureStore, ItemFeatures
-from prismrec.models.base import (
-    ClosedFormModel,
-    GradientModel,
-    Modality,
-    Model,
-    ModelConfig,
-    ModelInputs,
-    TrainingData,
-)
+from prismrec.models.base import ClosedFormModel, GradientModel, Model, ModelConfig
+from prismrec.models.batches import Modality, ModelInputs, TrainingData
 from prismrec.models.layers.content import item_batch
 from prismrec.models.plan import TrainingPlan
 from prismrec.training.loop import fit

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from prismrec.data.interactions import Pairs
-from prismrec.models.base import Batch, ItemBatch, TrainingData, TripletBatch, UserBatch
+from prismrec.models.batches import Batch, ItemBatch, TrainingData, TripletBatch, UserBatch
 from prismrec.models.plan import TrainingPlan
 from prismrec.training.negatives import Negatives, popularity_weights
 

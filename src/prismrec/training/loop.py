@@ -21,16 +21,8 @@ from torch import Tensor
 from prismrec.base.errors import ConfigError, InputError, MissingExtraError
 from prismrec.base.files import digest
 from prismrec.base.progress import SILENT, Progress, Task
-from prismrec.models.base import (
-    Batch,
-    GradientModel,
-    Model,
-    TableEpoch,
-    TrainingData,
-    TripletBatch,
-    Turn,
-    UserBatch,
-)
+from prismrec.models.base import GradientModel, Model, Turn
+from prismrec.models.batches import Batch, TableEpoch, TrainingData, TripletBatch, UserBatch
 from prismrec.models.plan import TrainingPlan
 from prismrec.training.batches import Batches
 from prismrec.training.checkpoint import Checkpoint
@@ -169,6 +161,7 @@ class _Run:
         began = time.perf_counter()
         torch.manual_seed(_epoch_seed(self.seed, number))
         self.model.train()
+        self.model.start_epoch(number)
         losses = self._at_once(number) if self._goes_at_once() else self._batch_by_batch(number)
         if not all(math.isfinite(value) for value in losses.values()):
             raise InputError(
@@ -189,8 +182,9 @@ class _Run:
         mark = time.perf_counter()
         # Closed whatever happens: an error in a step must not leave a thread behind that waits to be read.
         with closing(ahead(self.batches.epoch(number))) as batches:
-            for batch in batches:
+            for place, batch in enumerate(batches):
                 moved = _to(batch, self.device)
+                self.model.start_batch(place)
                 self.history.seconds["sample"] += time.perf_counter() - mark
                 mark = time.perf_counter()
                 for name, value in self._step(moved).items():

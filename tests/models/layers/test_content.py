@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from prismrec.models.base import ItemBatch, Modality
+from prismrec.models.batches import ItemBatch, Modality
 from prismrec.models.layers.content import Content, ContentTable, item_batch, share_grid
 from prismrec.testing import planted
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from prismrec.models.base import ItemBatch
+from prismrec.models.batches import ItemBatch
 from prismrec.models.layers.content import Content, item_batch
 from prismrec.models.layers.item_graph import ItemGraph
 from prismrec.testing import Planted, planted

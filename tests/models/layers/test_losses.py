@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from prismrec.models.layers.losses import bpr, kl_divergence, softmax_cross_entropy
+from prismrec.models.layers.losses import bpr, frobenius, half_squares, kl_divergence, softmax_cross_entropy
 
 
 def test_bpr_is_minus_log_sigmoid_and_survives_large_gaps() -> None:
@@ -36,3 +36,21 @@ def test_softmax_cross_entropy() -> None:
     found = softmax_cross_entropy(logits, torch.tensor([0, 0, 1]), torch.tensor([2, 0, 1]))
     expected = torch.nn.functional.cross_entropy(logits[[0, 0, 1]], torch.tensor([2, 0, 1]), reduction="none")
     assert_close(found, expected)
+
+
+def test_frobenius_is_not_squared_and_has_no_kink_at_zero() -> None:
+    a = torch.tensor([[3.0, 0.0], [0.0, 4.0]], requires_grad=True)
+    b = torch.zeros(2, 2, requires_grad=True)
+    value = frobenius(a, b)
+    assert value.item() == pytest.approx(2.5)
+    value.backward()
+    assert a.grad is not None
+    assert b.grad is not None
+    assert torch.allclose(a.grad, a.detach() / 5 / 2)
+    assert not b.grad.any()
+
+
+def test_half_squares_divide_by_rows_or_by_what_is_given() -> None:
+    a, b = torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0, 0.0]])
+    assert half_squares(a, b).item() == pytest.approx(4.5)
+    assert half_squares(a, b, batch_size=3).item() == pytest.approx(1.5)

@@ -12,7 +12,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from prismrec.models.base import TrainingData
+from prismrec.models.batches import TrainingData
 from prismrec.models.layers.als import als_factors
 from prismrec.models.layers.svd import svd_factors
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prismrec.features.store import ItemFeatures
-from prismrec.models.base import ItemBatch, Modality
+from prismrec.models.batches import ItemBatch, Modality
 
 _BLOCK = 8192
 # Below this a centred vector is rounding error, and normalising it would blow that up to content.

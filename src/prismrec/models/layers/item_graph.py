@@ -6,12 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prismrec.base.exact import ItemMatrix, best
-from prismrec.base.progress import SILENT
 from prismrec.features.store import ItemFeatures
-from prismrec.models.base import ItemBatch
+from prismrec.models.batches import ItemBatch
 from prismrec.models.layers.content import Content, item_batch
-from prismrec.models.layers.kept import Kept
+from prismrec.models.layers.nearest import NearestItems
 from prismrec.models.layers.sparse import SparseMatrix
 
 _BLOCK = 8192
@@ -50,7 +48,7 @@ class ItemGraph(nn.Module):
         self.register_buffer("warm", torch.zeros(n_items, dtype=torch.bool))
         self.register_buffer("degrees", torch.ones(n_items))
         self.edges = SparseMatrix(n_items, n_items)
-        self._searched: Kept[tuple[ItemMatrix, npt.NDArray[np.int64]]] = Kept()
+        self._nearest = NearestItems()
 
     def fit(self, content: Content, features: ItemFeatures, warm: npt.NDArray[np.int32]) -> None:
         """Take the training items' content and find their neighbours.
@@ -72,7 +70,9 @@ class ItemGraph(nn.Module):
             rows = slice(first, first + _BLOCK)
             self.content[codes[rows]] = content(item_batch(features, warm[rows])).to(self.content.device)
         own = np.arange(len(warm), dtype=np.int32)
-        found, cosines = self._nearest(self.content[codes], min(self.k, len(warm)) - 1, own)
+        found, cosines = self._nearest(
+            self.content[codes], self.content, self.warm, min(self.k, len(warm)) - 1, own
+        )
         sources = torch.cat([codes, codes.repeat_interleave(found.shape[1])])
         targets = torch.cat([codes, found.flatten()])
         weights = torch.cat([torch.ones(len(codes)), cosines.flatten()])
@@ -102,7 +102,7 @@ class ItemGraph(nn.Module):
         Tensor
             Shape ``(n, d)``; 0 for items without content, and those that are like no training item.
         """
-        found, cosines = self._nearest(contents, self.k, None)
+        found, cosines = self._nearest(contents, self.content, self.warm, self.k)
         if found.numel() == 0:
             return vectors.new_zeros(len(contents), vectors.shape[1])
         found, cosines = found.to(vectors.device), cosines.to(vectors.device, vectors.dtype)
@@ -114,25 +114,3 @@ class ItemGraph(nn.Module):
     def marks(self, items: ItemBatch) -> Tensor:
         """Return which items of a batch are training items, bool, shape ``(n,)``."""
         return self.warm[items.codes.clamp_min(0)] & (items.codes >= 0)
-
-    def _nearest(self, contents: Tensor, k: int, own: npt.NDArray[np.int32] | None) -> tuple[Tensor, Tensor]:
-        """Codes of the k nearest training items and their cosines, 0 instead of what is not above it.
-
-        `own` names the place among the training items that each of `contents` must not find.
-        """
-        matrix, warm = self._searched.of((self.content, self.warm), self._laid_out)
-        k = min(k, len(warm))
-        if k < 1:
-            return torch.zeros(len(contents), 0, dtype=torch.int64), torch.zeros(len(contents), 0)
-        asked = contents.detach().float().cpu().numpy()
-        starts = np.zeros(len(asked) + 1, dtype=np.int64) if own is None else np.arange(len(asked) + 1)
-        hidden = np.zeros(0, dtype=np.int32) if own is None else own
-        with SILENT.task("neighbours", len(asked)) as task:
-            found, cosines = best(asked, matrix, k, starts, hidden, task)
-        cosines = np.where(found >= 0, np.maximum(cosines, 0.0), 0.0).astype(np.float32)
-        return torch.from_numpy(warm[np.maximum(found, 0)]), torch.from_numpy(cosines)
-
-    def _laid_out(self) -> tuple[ItemMatrix, npt.NDArray[np.int64]]:
-        """Lay the training items out for searches, and return their codes."""
-        codes = torch.nonzero(self.warm)[:, 0]
-        return ItemMatrix.of(self.content[codes].float().cpu().numpy()), codes.cpu().numpy()

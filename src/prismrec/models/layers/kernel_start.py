@@ -8,7 +8,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
-from prismrec.models.base import ItemBatch, TrainingData
+from prismrec.models.batches import ItemBatch, TrainingData
 from prismrec.models.layers.kernel_map import KernelChoice, KernelMap
 from prismrec.models.layers.svd import svd_factors
 
