@@ -133,8 +133,8 @@ def test_terms_are_those_of_the_paper(source: Planted) -> None:
             "l2": 0.05 * squares / (2 * len(positives)),
             "align": 0.3
             * (
-                info_nce(view["h_users"][who], view["t_users"][who], 0.4)
-                + info_nce(view["h_items"][what], view["t_items"][what], 0.4)
+                nce_by_hand(view["h_users"][who], view["t_users"][who], 0.4)
+                + nce_by_hand(view["h_items"][what], view["t_items"][what], 0.4)
             ),
             "user_item": 0.7 * (1 - np.mean(cosines)),
             "similarity": 0.2 * np.sqrt(((h @ h.T - x @ x.T) ** 2).sum()) / len(told),
@@ -145,7 +145,7 @@ def test_terms_are_those_of_the_paper(source: Planted) -> None:
             assert terms[name] == pytest.approx(value, rel=1e-4), name
 
 
-def info_nce(h: np.ndarray, t: np.ndarray, temperature: float) -> float:
+def nce_by_hand(h: np.ndarray, t: np.ndarray, temperature: float) -> float:
     total = 0.0
     for row in range(len(h)):
         logits = [h[row] @ o / np.sqrt((h[row] @ h[row]) * (o @ o)) / temperature for o in t]
