@@ -23,24 +23,36 @@ if TYPE_CHECKING:
     from prismrec.data.splits import TrainOnAll as TrainOnAll
     from prismrec.features.store import FeatureStore as FeatureStore
     from prismrec.models.alignrec import AlignRecConfig as AlignRecConfig
+    from prismrec.models.bm3 import BM3Config as BM3Config
     from prismrec.models.bpr_mf import BPRMFConfig as BPRMFConfig
     from prismrec.models.clcrec import CLCRecConfig as CLCRecConfig
     from prismrec.models.content_profile import ContentProfileConfig as ContentProfileConfig
     from prismrec.models.cooccurrence import CooccurrenceConfig as CooccurrenceConfig
+    from prismrec.models.dragon import DRAGONConfig as DRAGONConfig
     from prismrec.models.dropoutnet import DropoutNetConfig as DropoutNetConfig
+    from prismrec.models.dualgnn import DualGNNConfig as DualGNNConfig
+    from prismrec.models.freedom import FREEDOMConfig as FREEDOMConfig
     from prismrec.models.gar import GARConfig as GARConfig
+    from prismrec.models.grcn import GRCNConfig as GRCNConfig
     from prismrec.models.holo import HOLOConfig as HOLOConfig
     from prismrec.models.kernel_blend import KernelBlendConfig as KernelBlendConfig
     from prismrec.models.kernel_ridge import KernelRidgeConfig as KernelRidgeConfig
+    from prismrec.models.lattice import LATTICEConfig as LATTICEConfig
+    from prismrec.models.lgmrec import LGMRecConfig as LGMRecConfig
+    from prismrec.models.lightgcn import LightGCNConfig as LightGCNConfig
     from prismrec.models.linear_map import LinearMapConfig as LinearMapConfig
     from prismrec.models.local_kernel import LocalKernelConfig as LocalKernelConfig
     from prismrec.models.mamex import MAMEXConfig as MAMEXConfig
     from prismrec.models.metaembed import MetaEmbedConfig as MetaEmbedConfig
+    from prismrec.models.mgcn import MGCNConfig as MGCNConfig
     from prismrec.models.milk import MILKConfig as MILKConfig
+    from prismrec.models.mmgcn import MMGCNConfig as MMGCNConfig
     from prismrec.models.mtpr import MTPRConfig as MTPRConfig
     from prismrec.models.plan import TrainingPlan as TrainingPlan
     from prismrec.models.popularity import PopularityConfig as PopularityConfig
     from prismrec.models.random_items import RandomConfig as RandomConfig
+    from prismrec.models.slmrec import SLMRecConfig as SLMRecConfig
+    from prismrec.models.vbpr import VBPRConfig as VBPRConfig
     from prismrec.recommender.evaluate import evaluate as evaluate
     from prismrec.recommender.recommender import Recommender as Recommender
     from prismrec.recommender.train import train as train
@@ -63,24 +75,36 @@ _HOMES = {
     "TrainOnAll": "data.splits",
     "FeatureStore": "features.store",
     "AlignRecConfig": "models.alignrec",
+    "BM3Config": "models.bm3",
     "BPRMFConfig": "models.bpr_mf",
     "CLCRecConfig": "models.clcrec",
     "ContentProfileConfig": "models.content_profile",
     "CooccurrenceConfig": "models.cooccurrence",
+    "DRAGONConfig": "models.dragon",
     "DropoutNetConfig": "models.dropoutnet",
+    "DualGNNConfig": "models.dualgnn",
+    "FREEDOMConfig": "models.freedom",
     "GARConfig": "models.gar",
+    "GRCNConfig": "models.grcn",
     "HOLOConfig": "models.holo",
     "KernelBlendConfig": "models.kernel_blend",
     "KernelRidgeConfig": "models.kernel_ridge",
+    "LATTICEConfig": "models.lattice",
+    "LGMRecConfig": "models.lgmrec",
+    "LightGCNConfig": "models.lightgcn",
     "LinearMapConfig": "models.linear_map",
     "LocalKernelConfig": "models.local_kernel",
     "MAMEXConfig": "models.mamex",
     "MetaEmbedConfig": "models.metaembed",
+    "MGCNConfig": "models.mgcn",
     "MILKConfig": "models.milk",
+    "MMGCNConfig": "models.mmgcn",
     "MTPRConfig": "models.mtpr",
     "TrainingPlan": "models.plan",
     "PopularityConfig": "models.popularity",
     "RandomConfig": "models.random_items",
+    "SLMRecConfig": "models.slmrec",
+    "VBPRConfig": "models.vbpr",
     "evaluate": "recommender.evaluate",
     "Recommender": "recommender.recommender",
     "train": "recommender.train",

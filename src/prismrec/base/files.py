@@ -22,6 +22,7 @@ import numpy.typing as npt
 from prismrec.base.errors import DamagedError, InputError, PrismError, StorageError
 
 PARTIAL = ".partial"
+_SAFETENSORS_PARTIAL = re.compile(r"\.tmp\w{6}")
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -92,6 +93,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name is what a killed process left of its writing: ours, or safetensors' own."""
+    return name.endswith(PARTIAL) or _SAFETENSORS_PARTIAL.fullmatch(name) is not None
 
 
 def sync_folder(folder: Path) -> None:

@@ -14,6 +14,7 @@ from prismrec.cli import (
     ingest,
     models,
     recommend,
+    robustness,
     similar,
     source,
     train,
@@ -55,4 +56,5 @@ evaluate.add_to(app)
 recommend.add_to(app)
 similar.add_to(app)
 add_items.add_to(app)
+robustness.add_to(app)
 bench.add_to(app)

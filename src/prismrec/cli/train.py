@@ -46,6 +46,14 @@ def train(
             rich_help_panel=_MODEL,
         ),
     ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="How a step is taken: plain, sam, asam, gsam, wsam, friendly-sam, looksam, bsam, bsam+, "
+            "mirror-gradient, adversarial-features.",
+            rich_help_panel=_RUNNING,
+        ),
+    ] = None,
     modalities: Annotated[
         str | None,
         typer.Option(metavar="A,B", help="Features to use; otherwise all.", rich_help_panel=_MODEL),
@@ -99,6 +107,7 @@ def train(
             preset=preset,
             assignments=settings or (),
             split={"kind": split, "valid": valid, "test": test, "seed": split_seed, "by": by},
+            strategy=strategy,
             seed=seed,
             modalities=None
             if modalities is None

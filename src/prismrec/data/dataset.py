@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from prismrec.base.errors import DamagedError, InputError
-from prismrec.base.files import PARTIAL, atomic_path, digest, digest_file, read_json, write_json
+from prismrec.base.files import atomic_path, digest, digest_file, is_leftover, read_json, write_json
 from prismrec.data.catalog import MEDIA_KINDS, Catalog
 from prismrec.data.interactions import Interactions, Pairs
 from prismrec.data.media import Media, PackedMedia, pack
@@ -243,7 +243,7 @@ def _may_hold_dataset(path: Path) -> bool:
     if not path.is_dir():
         return False
     return (path / MANIFEST).exists() or all(
-        entry.name in _OWN or entry.name.endswith(PARTIAL) for entry in path.iterdir()
+        entry.name in _OWN or is_leftover(entry.name) for entry in path.iterdir()
     )
 
 

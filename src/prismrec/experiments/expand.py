@@ -88,7 +88,7 @@ def _grid(section: ModelSection) -> list[ModelSection]:
 
 def _require_possible(row: ModelSection) -> None:
     try:
-        resolve_row(row, {})
+        job = resolve_row(row, {})
     except ConfigError as error:
         raise ConfigError(f"[[model]] {row.shown!r}: {error.problem}", error.hint) from None
     if row.oracle and row.name != "popularity":
@@ -96,6 +96,8 @@ def _require_possible(row: ModelSection) -> None:
     fields = [
         *config_of(row.name).model_fields,
         *(f"{TRAINING}{field}" for field in TrainingPlan.model_fields),
+        *(f"{TRAINING}strategy.{field}" for field in type(job.training.strategy).model_fields),
+        *(f"{TRAINING}augmentation.{field}" for field in type(job.training.augmentation).model_fields),
     ]
     for field in row.search:
         if field not in fields:

@@ -280,12 +280,22 @@ def _model(row: Mapping[str, Any], where: str) -> ModelSection:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Let ``training.epochs`` be written with or without quotation marks."""
+    """Let ``training.epochs`` and ``training.strategy.rho`` be written with or without quotation marks."""
     training = values.get("training")
     if not isinstance(training, dict):
         return dict(values)
     own = {field: value for field, value in values.items() if field != "training"}
-    return own | {f"training.{field}": value for field, value in training.items()}
+    return own | _dotted("training", training)
+
+
+def _dotted(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what lies in tables within tables under names with dots; a table that is an axis stays one."""
+    found: dict[str, Any] = {}
+    for field, value in values.items():
+        whole = f"{name}.{field}"
+        nested = isinstance(value, dict) and not set(value) & set(Axis.model_fields)
+        found |= _dotted(whole, value) if nested else {whole: value}
+    return found
 
 
 def _require_once(names: Sequence[str], key: str, where: str) -> None:

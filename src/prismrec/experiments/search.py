@@ -6,7 +6,7 @@ seed of its own from those before it, so that a search that was killed goes on a
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from prismrec.experiments.recipe import Axis
 from prismrec.models.base import parse_settings
 from prismrec.models.catalogue import config_of
 from prismrec.models.plan import TrainingPlan
+from prismrec.recommender.recipe import laid_over
 
 if TYPE_CHECKING:
     import optuna
@@ -146,7 +147,7 @@ def changed(start: RunSpec, settings: dict[str, Any]) -> RunSpec:
     own = {k: v for k, v in settings.items() if not k.startswith(TRAINING)}
     training = {k.removeprefix(TRAINING): v for k, v in settings.items() if k.startswith(TRAINING)}
     config = config_of(start.model).parse({**start.config, **own})
-    plan = parse_settings(TrainingPlan, {**start.training, **training}, "training")
+    plan = parse_settings(TrainingPlan, laid_over(start.training, training), "training")
     return start.model_copy(
         update={"config": config.model_dump(mode="json"), "training": plan.model_dump(mode="json")}
     )
@@ -202,11 +203,16 @@ def _drawn(spec: SearchSpec, note: SearchNote) -> dict[str, Any]:
 def _own(spec: SearchSpec) -> dict[str, Any]:
     """Values that the row has before the search."""
     return {
-        name: spec.start.training.get(name.removeprefix(TRAINING))
+        name: _found(spec.start.training, name.removeprefix(TRAINING))
         if name.startswith(TRAINING)
         else spec.start.config.get(name)
         for name in spec.space
     }
+
+
+def _found(training: Mapping[str, Any], name: str) -> Any:
+    field, dot, inner = name.partition(".")
+    return training[field].get(inner) if dot else training.get(field)
 
 
 def _distribution(axis: Axis) -> "optuna.distributions.BaseDistribution":

@@ -14,12 +14,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
 from prismrec.base.errors import ConfigError, DamagedError
 from prismrec.data.interactions import Pairs
+from prismrec.features.store import ItemFeatures
 from prismrec.models.batches import Batch, ItemBatch, ModelInputs, TableEpoch, TrainingData
 from prismrec.models.plan import TrainingPlan
 
@@ -173,6 +176,25 @@ class Model(nn.Module, ABC):
         """Return what the model attends to in items, None if it does not attend."""
         del items
         return None
+
+    def see(self, features: ItemFeatures, before: ItemFeatures, warm: npt.NDArray[np.int32]) -> None:
+        """Take other content of the training items, in place.
+
+        For models that keep it in tables or graphs; content of a batch changes nothing there. The layers of
+        `prismrec.models.layers` are served; a model that keeps content elsewhere has a method of its own.
+
+        Parameters
+        ----------
+        features
+            The new content of all items; rows of `warm` are read only.
+        before
+            What the model was trained on.
+        warm
+            Codes of the training items, ascending.
+        """
+        from prismrec.models.layers.held_content import replace_content
+
+        replace_content(self, features, before, warm)
 
     def state(self) -> dict[str, Tensor]:
         """Return everything learnt, by name."""

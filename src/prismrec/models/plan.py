@@ -1,8 +1,11 @@
 """How a model asks to be trained. The loop that does it is in `prismrec.training`."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from prismrec.models.augmentation_plan import Augmentation
+from prismrec.models.strategies import Plain, Strategy
 
 
 class TrainingPlan(BaseModel):
@@ -50,6 +53,16 @@ class TrainingPlan(BaseModel):
         "batch, so a pair moves its rows by learning_rate / batch_size times its gradient; Adam's rates do "
         "not fit.",
     )
+    strategy: Strategy = Field(
+        Plain(),
+        description="How a step is taken: plain, sam, asam, gsam, wsam, friendly-sam, looksam, bsam, bsam+, "
+        "mirror-gradient, adversarial-features; with settings of its own, such as rho.",
+    )
+    augmentation: Augmentation = Field(
+        Augmentation(),
+        description="Disturbed content and edges in training: modality_dropout, feature_noise, edge_dropout, "
+        "modality_mixup.",
+    )
     learning_rate: float = Field(1e-3, gt=0, le=10)
     weight_decay: float = Field(
         0.0,
@@ -84,3 +97,9 @@ class TrainingPlan(BaseModel):
         description="Items that are ranked in validation. 'auto': what fits the split (strict for cold "
         "items, all_items for a date, warm for the others).",
     )
+
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """Take a name alone for a strategy with its defaults."""
+        return {"name": value} if isinstance(value, str) else value

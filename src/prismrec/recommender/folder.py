@@ -17,7 +17,7 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
 from prismrec.base.errors import DamagedError, InputError, StorageError
-from prismrec.base.files import PARTIAL, atomic_path, digest_file, read_json, storage_errors, write_json
+from prismrec.base.files import atomic_path, digest_file, is_leftover, read_json, storage_errors, write_json
 from prismrec.data.catalog import MEDIA_KINDS, Catalog
 from prismrec.data.dataset import MANIFEST as DATASET_MANIFEST
 from prismrec.data.dataset import Dataset
@@ -33,8 +33,11 @@ from prismrec.recommender.vectors import ItemVectors
 
 MANIFEST = "run.json"
 CHECKPOINT = "checkpoint.safetensors"
-RESULTS = ("metrics.json", "evaluation.json", "evaluation.md", "report.html")
-"""What evaluating a run leaves in its folder."""
+RESULTS = (
+    *("metrics.json", "evaluation.json", "evaluation.md", "report.html"),
+    *("robustness.json", "robustness.md", "robustness.html"),
+)
+"""What evaluating a run, and damaging what it reads, leaves in its folder."""
 
 _WHAT = "a run (as `prismrec train` writes it)"
 # What a killed training or save may have left in a folder without a manifest.
@@ -63,7 +66,7 @@ def require_home(folder: Path) -> None:
         raise InputError(f"{folder}: is a file, not a folder for a run.")
     if not folder.exists() or (folder / MANIFEST).exists():
         return
-    foreign = [p.name for p in folder.iterdir() if p.name not in _OWN and not p.name.endswith(PARTIAL)]
+    foreign = [p.name for p in folder.iterdir() if p.name not in _OWN and not is_leftover(p.name)]
     if foreign:
         raise InputError(
             f"{folder}: holds something that is not a run ({', '.join(sorted(foreign)[:3])}).",

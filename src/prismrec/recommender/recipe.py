@@ -127,6 +127,7 @@ def overridden(
     preset: str | None = None,
     assignments: Iterable[str] = (),
     split: Mapping[str, Any] | None = None,
+    strategy: str | None = None,
     seed: int | None = None,
     modalities: Iterable[str] | None = None,
 ) -> Recipe:
@@ -136,10 +137,11 @@ def overridden(
     ----------
     recipe
         What to start from; None: nothing.
-    model, preset, seed, modalities
+    model, preset, strategy, seed, modalities
         Replace those of the recipe; None leaves them.
     assignments
-        ``field=value`` for the model, ``training.field=value``, ``split.field=value``.
+        ``field=value`` for the model, ``training.field=value``, ``split.field=value``; a setting that has
+        settings of its own takes them after another dot, as ``training.strategy.rho=0.1``.
     split
         Settings of the split; those that are None are left. Another kind drops the recipe's settings.
 
@@ -159,6 +161,8 @@ def overridden(
         values["model"]["name"] = _default_model(values["split"].get("kind", ItemColdStart().kind))
     if preset is not None:
         values["model"]["preset"] = preset
+    if strategy is not None:
+        values.setdefault("training", {})["strategy"] = strategy
     if seed is not None:
         values["seed"] = seed
     if modalities is not None:
@@ -188,7 +192,9 @@ def parse_assignment(text: str) -> tuple[str, str, Any]:
         If it is of another form.
     """
     name, equals, raw = text.partition("=")
-    section, dot, field = name.strip().rpartition(".")
+    section, dot, field = name.strip().partition(".")
+    if not dot:
+        section, field = "", name.strip()
     section = section if dot else "model"
     if not equals or not field or section not in _SECTIONS:
         raise ConfigError(
@@ -196,6 +202,25 @@ def parse_assignment(text: str) -> tuple[str, str, Any]:
             "Write field=value for the model, training.field=value or split.field=value.",
         )
     return section, field, _value(raw.strip())
+
+
+def laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with others put over them; ``strategy.rho`` is the rho of the strategy.
+
+    A setting that has settings of its own may stand as its name alone, as in ``strategy = "bsam+"``.
+    """
+    found = dict(values)
+    # Whoever names another strategy and its rho means the rho of that strategy, in whatever order.
+    for name in sorted(changes, key=lambda name: name.count(".")):
+        field, dot, inner = name.partition(".")
+        found[field] = laid_over(_inner(found.get(field)), {inner: changes[name]}) if dot else changes[name]
+    return found
+
+
+def _inner(value: Any) -> dict[str, Any]:
+    if isinstance(value, BaseModel):
+        return _fields(value)
+    return dict(value) if isinstance(value, Mapping) else {"name": value} if isinstance(value, str) else {}
 
 
 def _value(raw: str) -> Any:
@@ -229,7 +254,9 @@ def resolve(recipe: Recipe) -> Job:
     start = presets[name]
     return Job(
         config=kind.parse({**_fields(start.model), **settings}),
-        training=parse_settings(TrainingPlan, {**_fields(start.training), **recipe.training}, "training"),
+        training=parse_settings(
+            TrainingPlan, laid_over(_fields(start.training), recipe.training), "training"
+        ),
         split=resolve_split(recipe.split),
         seed=recipe.seed,
         preset=_own_name(name, kind),

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,15 @@ from prismrec.base.progress import SILENT, Progress, Task
 from prismrec.models.base import GradientModel, Model, Turn
 from prismrec.models.batches import Batch, TableEpoch, TrainingData, TripletBatch, UserBatch
 from prismrec.models.plan import TrainingPlan
+from prismrec.models.strategies import Plain
+from prismrec.training.augmentation import Augmenter
 from prismrec.training.batches import Batches
 from prismrec.training.checkpoint import Checkpoint
 from prismrec.training.history import EpochRecord, FitHistory
 from prismrec.training.optimizers import clip, in_half, make_optimizers, parameters_of, row_moments
 from prismrec.training.prefetch import ahead
+from prismrec.training.strategies.make import make_strategy
+from prismrec.training.strategies.passes import Passes
 
 Validate = Callable[[Model], dict[str, float]]
 
@@ -122,7 +126,11 @@ class _Run:
         self.half = in_half(plan, self.device)
         self.optimizers = make_optimizers(model.to(self.device), plan)
         self.model, *self.prepared = accelerator.prepare(model, *self.optimizers)
+        self.strategy = make_strategy(plan.strategy)
         self.batches = Batches(data, plan, seed, model.wants_catalog, model.targets)
+        self.augmenter = Augmenter(plan.augmentation, data, seed)
+        for name in self.augmenter.idle(model):
+            progress.say(f"training.augmentation.{name} changes nothing in {model.config.name}")
         self.history = FitHistory(chosen=chosen, seconds={"sample": 0.0, "step": 0.0, "validate": 0.0})
         self.best: dict[str, Tensor] | None = None
         self.bad = 0
@@ -162,7 +170,9 @@ class _Run:
         torch.manual_seed(_epoch_seed(self.seed, number))
         self.model.train()
         self.model.start_epoch(number)
+        self.augmenter.start_epoch(self.model, number)
         losses = self._at_once(number) if self._goes_at_once() else self._batch_by_batch(number)
+        self.augmenter.end_epoch(self.model)
         if not all(math.isfinite(value) for value in losses.values()):
             raise InputError(
                 f"Training diverged in epoch {number}: {_shown(losses)}.",
@@ -181,7 +191,9 @@ class _Run:
         sums: dict[str, Tensor] = {}
         mark = time.perf_counter()
         # Closed whatever happens: an error in a step must not leave a thread behind that waits to be read.
-        with closing(ahead(self.batches.epoch(number))) as batches:
+        drawn = enumerate(self.batches.epoch(number))
+        changed = (self.augmenter.batch(batch, number, place) for place, batch in drawn)
+        with closing(ahead(changed)) as batches:
             for place, batch in enumerate(batches):
                 moved = _to(batch, self.device)
                 self.model.start_batch(place)
@@ -197,6 +209,7 @@ class _Run:
         """Whether the model's own epoch does all that the plan asks for."""
         plan = self.plan
         simple = plan.sampling == "triplets" and plan.clip_norm is None and not self.half
+        simple = simple and isinstance(plan.strategy, Plain)
         return self.model.trains_epochs and self.model.lazy_rows and simple and self.device.type == "cpu"
 
     def _at_once(self, number: int) -> dict[str, float]:
@@ -234,23 +247,25 @@ class _Run:
 
     def _move(self, batch: Batch, turn: Turn | None) -> dict[str, Tensor]:
         """Take one step down the sum of the terms, with all parameters or those of a turn."""
-        model = self.model
-        with torch.autocast(self.device.type, torch.bfloat16) if self.half else nullcontext():
-            terms = model.losses(batch) if turn is None else model.turn_losses(turn, batch)
-        total = torch.stack([value.float() for value in terms.values()]).sum()
-        for prepared in self.prepared:
-            prepared.zero_grad(set_to_none=True)
-        self.accelerator.backward(total)
-        if turn is not None:
-            for name, parameter in self.model.named_parameters():
-                if not turn.moves(name):
-                    # An optimiser leaves alone what has no gradient, its moments too.
-                    parameter.grad = None
+        passes = Passes(
+            self.model,
+            batch,
+            turn,
+            optimizers=self.prepared,
+            backward=self.accelerator.backward,
+            autocast=self._autocast,
+            finish=self._clip,
+            rate=self.plan.learning_rate * self._rate_factor(),
+            number=self.steps,
+        )
+        return self.strategy.step(passes)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.half else nullcontext()
+
+    def _clip(self) -> None:
         if self.plan.clip_norm is not None:
             clip(self.model, self.plan.clip_norm)
-        for prepared in self.prepared:
-            prepared.step()
-        return {name: value.detach().float() for name, value in terms.items()}
 
     @torch.no_grad()
     def _measure(self, model: Model) -> dict[str, float]:
@@ -308,6 +323,7 @@ class _Run:
 
     def _checkpoint(self) -> Checkpoint:
         tensors = {f"model.{name}": t for name, t in self.model.state().items()}
+        tensors |= {f"strategy.{name}": t for name, t in self.strategy.state().items()}
         tensors |= {f"best.{name}": t for name, t in (self.best or {}).items()}
         for name, parameter in self.model.named_parameters():
             for optimizer in self.optimizers:
@@ -322,6 +338,7 @@ class _Run:
         self.model.load_state(found.group("model"))
         self.model.to(self.device)
         self.best = found.group("best") or None
+        self.strategy.load_state({n: t.to(self.device) for n, t in found.group("strategy").items()})
         for key, value in found.group("optimizer").items():
             name, moment = key.rsplit("/", 1)
             parameter = self.model.get_parameter(name)

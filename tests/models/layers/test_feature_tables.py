@@ -70,3 +70,48 @@ def test_cold_content_is_never_read(source: Planted) -> None:
     tables = fitted(source)
     assert not any(table[torch.from_numpy(source.cold.astype(np.int64))].any() for table in tables.tables)
     assert features.present[source.cold].any()
+
+
+def test_what_lies_over_constant_tables_is_read_in_training_only(source: Planted) -> None:
+    tables = fitted(source)
+    before = [table.clone() for table in tables.tables]
+    above = [torch.full_like(table, place + 1.0) for place, table in enumerate(before)]
+    names = set(tables.state_dict())
+    tables.overlay(above)
+    assert all(torch.equal(*pair) for pair in zip(tables.tables, above, strict=True))
+    warm = torch.from_numpy(source.data.warm.astype(np.int64))
+    cold = torch.from_numpy(source.cold.astype(np.int64))
+    items = every(source)
+    assert (tables.of(items)[1][warm] == 2.0).all()
+    assert torch.equal(tables.of(items)[0][cold], tables.filled(items)[0][cold])
+    assert set(tables.state_dict()) == names
+    tables.eval()
+    assert all(torch.equal(*pair) for pair in zip(tables.tables, before, strict=True))
+    tables.train().restore()
+    assert all(torch.equal(*pair) for pair in zip(tables.tables, before, strict=True))
+
+
+def test_what_lies_over_trained_tables_is_added_and_passes_gradients_on(source: Planted) -> None:
+    tables = fitted(source, trained=True)
+    before = [table.detach().clone() for table in tables.tables]
+    tables.overlay([torch.ones_like(table) for table in before])
+    read = tables.tables
+    assert all(torch.equal(got, own + 1.0) for got, own in zip(read, before, strict=True))
+    (3.0 * read[1]).sum().backward()
+    (own,) = (p for name, p in tables.named_parameters() if name == "table_1")
+    assert own.grad is not None
+    assert (own.grad == 3.0).all()
+    assert torch.equal(own, before[1])
+    assert torch.equal(tables.eval().tables[1], before[1])
+
+
+def test_another_fit_writes_under_what_lies_over_the_tables(source: Planted) -> None:
+    tables = fitted(source)
+    before = [table.clone() for table in tables.tables]
+    for table in tables.tables:
+        table.zero_()
+    tables.overlay([torch.ones_like(table) for table in before])
+    tables.fit(source.data.features, source.data.warm)
+    for training in (True, False):
+        found = tables.train(training).tables
+        assert all(torch.equal(*pair) for pair in zip(found, before, strict=True))

@@ -99,3 +99,68 @@ def test_edges_survive_saving():
     users, items = vectors(6, 5)
     assert_close(light_gcn(again, users, items, 3), light_gcn(graph, users, items, 3), rtol=0, atol=0)
     assert touched.any()
+
+
+class Draws:
+    """Stands for a generator whose numbers are known."""
+
+    def __init__(self, numbers):
+        self.numbers = np.array(numbers)
+
+    def random(self, size):
+        assert size == len(self.numbers)
+        return self.numbers
+
+
+def test_a_thinned_graph_worked_by_hand():
+    # Edges in the graph's order: (0, 0), (0, 1), (0, 2), (1, 1), (2, 2); those with draws below 0.5 go.
+    graph = UserItemGraph(3, 3).double()
+    graph.fit(Pairs(np.array([0, 0, 0, 1, 2], np.int32), np.array([0, 1, 2, 1, 2], np.int32)))
+    whole = graph.to_users(torch.eye(3).double())
+    graph.thin(0.5, Draws([0.7, 0.5, 0.1, 0.9, 0.4]))
+    half = 0.5**0.5
+    kept = torch.tensor([[half, 0.5, 0.0], [0.0, half, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    assert_close(graph.to_users(torch.eye(3).double()), kept)
+    assert_close(graph.to_items(torch.eye(3).double()), kept.T)
+    assert graph.used is graph.thinned
+    graph.eval()
+    assert graph.used is graph.edges
+    assert torch.equal(graph.to_users(torch.eye(3).double()), whole)
+    graph.train().restore()
+    assert torch.equal(graph.to_users(torch.eye(3).double()), whole)
+    assert len(graph.thinned.values) == 0
+
+
+@given(rate=st.sampled_from([0.2, 0.7]), **sizes)
+def test_kept_edges_are_weighted_as_a_graph_of_their_own(rate, n_users, n_items, share, seed):
+    touched, graph = drawn(n_users, n_items, share, seed)
+    graph.thin(rate, np.random.default_rng(seed))
+    users = torch.repeat_interleave(torch.arange(n_users), graph.edges.starts.diff())
+    gone = np.random.default_rng(seed).random(len(users)) < rate
+    kept = touched.clone()
+    kept[users[gone], graph.edges.columns[gone]] = 0.0
+    assert kept.sum() == (~gone).sum()
+    block = adjacency(kept)[:n_users, n_users:]
+    assert_close(graph.to_users(torch.eye(n_items, dtype=torch.float64)), block)
+    assert_close(graph.to_items(torch.eye(n_users, dtype=torch.float64)), block.T)
+
+
+def test_a_thinned_graph_is_not_saved():
+    _, graph = drawn(6, 5, 0.6, 3)
+    before = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
+    graph.thin(0.5, np.random.default_rng(0))
+    after = graph.state_dict()
+    assert set(after) == set(before) == {"edges.starts", "edges.columns", "edges.values"}
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    again = UserItemGraph(6, 5).double()
+    again.load_state_dict(after)
+    assert torch.equal(again.used.values, graph.edges.values)
+    assert 0 < len(graph.used.values) < len(graph.edges.values)
+
+
+def test_a_graph_may_lose_all_edges_and_another_fit_gives_them_back():
+    touched, graph = drawn(4, 5, 0.5, 1)
+    graph.thin(0.9, Draws([0.0] * int(touched.sum())))
+    assert not graph.to_users(torch.ones(5, 2).double()).any()
+    graph.fit(Pairs(np.array([0], np.int32), np.array([3], np.int32)))
+    assert_close(graph.to_users(torch.ones(5, 1).double())[:, 0], torch.tensor([1.0, 0, 0, 0]).double())

@@ -22,6 +22,8 @@ class FeatureTables(nn.Module):
     has none, as the published codes fill gaps. Rows of all other items are 0 and mean nothing: what is known
     of a cold or later item comes with the batch (`of`).
 
+    In training other values may lie over the tables (`overlay`); they are not saved with the model.
+
     Parameters
     ----------
     modalities
@@ -40,6 +42,7 @@ class FeatureTables(nn.Module):
         self, modalities: Sequence[Modality], n_items: int, *, trained: bool, normalise: bool
     ) -> None:
         super().__init__()
+        self.trained = trained
         self.normalise = normalise
         self.dims = [modality.dim for modality in modalities]
         self.register_buffer("warm", torch.zeros(n_items, dtype=torch.bool))
@@ -50,20 +53,46 @@ class FeatureTables(nn.Module):
                 self.register_parameter(f"table_{place}", nn.Parameter(table))
             else:
                 self.register_buffer(f"table_{place}", table)
+            self.register_buffer(f"overlay_{place}", None, persistent=False)
 
     @property
     def tables(self) -> list[Tensor]:
-        """The tables, shape ``(n_items, dim)`` each."""
-        return [getattr(self, f"table_{place}") for place in range(len(self.dims))]
+        """The tables, shape ``(n_items, dim)`` each; in training with what lies over them."""
+        found = []
+        for place in range(len(self.dims)):
+            table, above = getattr(self, f"table_{place}"), getattr(self, f"overlay_{place}")
+            if not self.training or above is None:
+                found.append(table)
+            else:
+                found.append(table + above if self.trained else above)
+        return found
 
     @property
     def means(self) -> list[Tensor]:
         """What stands for missing content, shape ``(dim,)`` each."""
         return [getattr(self, f"mean_{place}") for place in range(len(self.dims))]
 
+    def overlay(self, above: Sequence[Tensor]) -> None:
+        """Read other values in training until `restore`; evaluation and the saved tables stay as they are.
+
+        Parameters
+        ----------
+        above
+            Shape ``(n_items, dim)`` each, on the tables' device. They are read in place of constant tables,
+            and added to trained ones, whose gradient stays that of what is read.
+        """
+        for place, values in enumerate(above):
+            setattr(self, f"overlay_{place}", values)
+
+    def restore(self) -> None:
+        """Drop what `overlay` laid over the tables."""
+        for place in range(len(self.dims)):
+            setattr(self, f"overlay_{place}", None)
+
     @torch.no_grad()
     def fit(self, features: ItemFeatures, warm: npt.NDArray[np.int32]) -> None:
         """Take over the training items' content; rows of `warm` are read only."""
+        self.restore()
         codes = torch.from_numpy(warm.astype(np.int64))
         self.warm.zero_()
         self.warm[codes.to(self.warm.device)] = True

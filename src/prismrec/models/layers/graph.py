@@ -15,6 +15,8 @@ class UserItemGraph(nn.Module):
     as its diagonal blocks are 0, the block ``R`` of users by items is all there is of it. Nodes without edges
     receive 0.
 
+    In training some of the edges may be left out (`thin`); the thinned graph is not saved with the model.
+
     Parameters
     ----------
     n_users, n_items
@@ -24,9 +26,19 @@ class UserItemGraph(nn.Module):
     def __init__(self, n_users: int, n_items: int) -> None:
         super().__init__()
         self.edges = SparseMatrix(n_users, n_items)
+        self.thinned = SparseMatrix(n_users, n_items)
+        for name, buffer in list(self.thinned.named_buffers()):
+            self.thinned.register_buffer(name, buffer, persistent=False)
+        self._is_thin = False
+
+    @property
+    def used(self) -> SparseMatrix:
+        """The edges that vectors pass along: all, or in training those that `thin` has left."""
+        return self.thinned if self.training and self._is_thin else self.edges
 
     def fit(self, pairs: Pairs) -> None:
         """Take the pairs as edges, in place of those that there are."""
+        self.restore()
         n_users, n_items = self.edges.n_rows, self.edges.n_columns
         of_user = np.bincount(pairs.users, minlength=n_users)[pairs.users]
         of_item = np.bincount(pairs.items, minlength=n_items)[pairs.items]
@@ -34,14 +46,44 @@ class UserItemGraph(nn.Module):
         users, items = (torch.from_numpy(codes.astype(np.int64)) for codes in (pairs.users, pairs.items))
         self.edges.fill(users, items, torch.from_numpy(weights))
 
+    @torch.no_grad()
+    def thin(self, rate: float, generator: np.random.Generator) -> None:
+        """Leave out some edges in training until `restore`; evaluation and the saved edges stay as they are.
+
+        Edges that are kept weigh ``1 / sqrt(d'_u d'_i)``, d' being numbers of kept edges. A node may lose all
+        of its edges; then it receives 0.
+
+        Parameters
+        ----------
+        rate
+            Probability that an edge is left out.
+        generator
+            One number is drawn for each edge, on the CPU, so that a GPU keeps the same edges.
+        """
+        n_users, n_items = self.edges.n_rows, self.edges.n_columns
+        starts, columns = self.edges.starts.cpu(), self.edges.columns.cpu()
+        kept = torch.from_numpy(generator.random(len(columns)) >= rate)
+        users = torch.arange(n_users).repeat_interleave(starts.diff())[kept]
+        items = columns[kept]
+        of_user = torch.bincount(users, minlength=n_users)[users]
+        of_item = torch.bincount(items, minlength=n_items)[items]
+        self.thinned.fill(users, items, (of_user * of_item).double().rsqrt())
+        self._is_thin = True
+
+    def restore(self) -> None:
+        """Drop the thinned graph."""
+        nothing = torch.zeros(0, dtype=torch.int64)
+        self.thinned.fill(nothing, nothing, torch.zeros(0))
+        self._is_thin = False
+
     def to_users(self, items: Tensor) -> Tensor:
         """Return what users receive from their items, ``R X``: from ``(n_items, d)`` to ``(n_users, d)``."""
-        product: Tensor = self.edges(items)
+        product: Tensor = self.used(items)
         return product
 
     def to_items(self, users: Tensor) -> Tensor:
         """Return what items receive from their users, ``R' X``: from ``(n_users, d)`` to ``(n_items, d)``."""
-        return self.edges.transposed(users)
+        return self.used.transposed(users)
 
 
 def light_gcn(graph: UserItemGraph, users: Tensor, items: Tensor, layers: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,1 @@
+"""How a step is taken: once down the gradient, or with a look around first."""
