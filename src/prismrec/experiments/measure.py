@@ -120,6 +120,7 @@ def run_once(
         seconds={name: round(value, 4) for name, value in seconds.items()},
         epochs=len(history.epochs),
         best_epoch=history.best_epoch,
+        curve=[epoch.metrics.get(spec.training["metric"]) for epoch in history.epochs],
         chosen=history.chosen,
         test_openings_before=before,
         experts=_experts(recommender),

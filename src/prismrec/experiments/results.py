@@ -35,6 +35,9 @@ class RunNote(BaseModel):
     seconds: dict[str, float] = Field(description="Wall time of each phase.")
     epochs: int
     best_epoch: int
+    curve: list[float | None] = Field(
+        [], description="Validation metric that chose the epoch, epoch by epoch; None where none was taken."
+    )
     chosen: dict[str, float] = Field(description="What the model itself chose by validation.")
     test_openings_before: int
     experts: dict[str, list[float]] = Field(

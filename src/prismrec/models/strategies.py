@@ -26,7 +26,7 @@ class _TwoPasses(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rho: float = Field(
-        0.05,
+        0.03,
         gt=0,
         le=100,
         description="How far the weights are moved before the second gradient is taken; see radius.",

@@ -282,23 +282,28 @@ def gradient_of(rows: list[list[float]], at: list[list[float]] | None = None) ->
     return Gradient(torch.nn.Parameter(torch.ones_like(values) if at is None else torch.tensor(at)), values)
 
 
+def climbed(gradients: list[Gradient], rho: float, radius: settings.Radius) -> list[Gradient]:
+    factor = climb(gradients, rho, radius)
+    return [gradient.times(factor) for gradient in gradients]
+
+
 def test_radii_by_hand() -> None:
     g = [gradient_of([[3.0, 4.0], [0.0, 0.0], [0.0, 5.0]], [[2.0, 0.0], [1.0, 1.0], [0.0, 4.0]])]
-    assert float(length(climb(g, 0.1, "global"))) == pytest.approx(0.1)
+    assert float(length(climbed(g, 0.1, "global"))) == pytest.approx(0.1)
     # Two rows of equal gradients: sqrt(2) times as far, the third one has none and does not count.
-    assert float(length(climb(g, 0.1, "rows"))) == pytest.approx(0.1 * 2**0.5)
-    up = climb(g, 0.1, "relative")
+    assert float(length(climbed(g, 0.1, "rows"))) == pytest.approx(0.1 * 2**0.5)
+    up = climbed(g, 0.1, "relative")
     assert float(dot(up, g)) == pytest.approx(0.1 * (5 * 2 + 5 * 4), rel=1e-5)
     # To first order both raise the loss as moving each row on its own does.
     alone = [each_row(one, 0.1) for one in g]
-    assert float(dot(climb(g, 0.1, "rows"), g)) == pytest.approx(float(dot(alone, g)), rel=1e-5)
+    assert float(dot(climbed(g, 0.1, "rows"), g)) == pytest.approx(float(dot(alone, g)), rel=1e-5)
     assert alone[0].values.norm(dim=1).tolist() == pytest.approx([0.1, 0.0, 0.1])
 
 
 def test_nothing_is_moved_where_there_is_no_gradient() -> None:
     g = [gradient_of([[0.0, 0.0]])]
     for radius in ("global", "rows", "relative"):
-        assert not climb(g, 1.0, radius)[0].values.any()
+        assert not climbed(g, 1.0, radius)[0].values.any()
     assert not each_row(g[0], 1.0).values.any()
 
 
@@ -365,9 +370,11 @@ def test_halves_hold_everything_once(source: Planted) -> None:
         halves(next(iter(one.epoch(1))))
 
 
-def test_reading_copies() -> None:
+def test_reading_takes_gradients_away() -> None:
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     parameter.grad = torch.ones(2, 2)
     (found,) = read([parameter, torch.nn.Parameter(torch.zeros(1))])
+    assert parameter.grad is None
+    parameter.sum().backward()
     parameter.grad.zero_()
     assert np.array_equal(found.values.numpy(), np.ones((2, 2)))

@@ -130,7 +130,7 @@ class FeatureTables(nn.Module):
         warm = self.marks(items).unsqueeze(1)
         rows = items.codes.clamp_min(0)
         pairs = zip(self.tables, self.filled(items), strict=True)
-        return [torch.where(warm, table[rows], own) for table, own in pairs]
+        return [torch.where(warm, functional.embedding(rows, table), own) for table, own in pairs]
 
     def _scaled(self, items: ItemBatch) -> list[Tensor]:
         if not self.normalise:

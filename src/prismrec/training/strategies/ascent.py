@@ -12,8 +12,8 @@ from prismrec.training.strategies.passes import Passes
 _TINY = 1e-12
 
 
-def climb(gradients: Gradients, rho: float, radius: Radius) -> Gradients:
-    """Return a perturbation along a gradient.
+def climb(gradients: Gradients, rho: float, radius: Radius) -> float:
+    """Return how often a gradient goes into the perturbation along it.
 
     With the length of the gradient's row r written ``|g_r|`` and that of the parameter's row ``|w_r|``,
 
@@ -34,18 +34,16 @@ def climb(gradients: Gradients, rho: float, radius: Radius) -> Gradients:
     radius
         See above.
     """
-    whole = length(gradients)
     if radius == "global":
-        factor = rho / (whole + _TINY)
-    else:
-        total = torch.zeros((), dtype=torch.float64)
-        for gradient in gradients:
-            rows = row_lengths(gradient.values)
-            if radius == "relative":
-                rows = rows * row_lengths(gradient.of_parameter())
-            total = total + rows.sum().double().to(total.device)
-        factor = rho * total / (whole.square() + _TINY**2)
-    return [gradient.times(float(factor)) for gradient in gradients]
+        return float(rho / (length(gradients) + _TINY))
+    total, square = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for gradient in gradients:
+        rows = row_lengths(gradient.values).double()
+        square = square + rows.square().sum().to(square.device)
+        if radius == "relative":
+            rows = rows * row_lengths(gradient.of_parameter())
+        total = total + rows.sum().to(total.device)
+    return float(rho * total / (square + _TINY**2))
 
 
 def in_scope(passes: Passes, gradients: Gradients, scope: Scope) -> Gradients:
@@ -97,7 +95,7 @@ def each_row(gradient: Gradient, rho: float) -> Gradient:
 
 
 def anywhere(like: Gradients, seed: int) -> Gradients:
-    """Return a perturbation of the same length in a random direction: the control of every strategy here."""
+    """Return a random direction of the same length: the control of every strategy here."""
     generator = torch.Generator().manual_seed(seed)
     drawn = []
     for step in like:

@@ -36,7 +36,7 @@ class BSAMSteps(StepStrategy):
         if self.settings.reading == "R3":
             return self._two_halves(passes)
         here = passes.take()
-        with passes.moved(self._up(passes, here.gradients)):
+        with passes.moved(*self._up(passes, here.gradients)):
             there = passes.take(fresh=self.settings.fresh_noise)
         passes.descend(self._made_of(here, there))
         return here.terms
@@ -47,7 +47,7 @@ class BSAMSteps(StepStrategy):
         up = passes.take(first)
         # The halves are other data: the noise of one has nothing to do with the other's.
         plain = passes.take(second, fresh=True) if self._mix > 0 else None
-        with passes.moved(self._up(passes, up.gradients)):
+        with passes.moved(*self._up(passes, up.gradients)):
             there = passes.take(second, fresh=plain is None)
         passes.descend(there.gradients if plain is None else self._made_of(plain, there))
         return up.terms if plain is None else plain.terms
@@ -80,10 +80,11 @@ class BSAMSteps(StepStrategy):
         passes.descend(self._made_of(here, there))
         return here.terms
 
-    def _up(self, passes: Passes, gradients: Gradients) -> Gradients:
+    def _up(self, passes: Passes, gradients: Gradients) -> tuple[Gradients, float]:
         settings = self.settings
-        up = climb(in_scope(passes, gradients, settings.scope), settings.rho, settings.radius)
-        return anywhere(up, passes.number) if settings.direction == "random" else up
+        scope = in_scope(passes, gradients, settings.scope)
+        factor = climb(scope, settings.rho, settings.radius)
+        return anywhere(scope, passes.number) if settings.direction == "random" else scope, factor
 
     @property
     def _mix(self) -> float:

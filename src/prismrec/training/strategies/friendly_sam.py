@@ -34,7 +34,7 @@ class FriendlySAMSteps(StepStrategy):
             self._without_mean(names[id(gradient.parameter)], gradient)
             for gradient in in_scope(passes, here.gradients, settings.scope)
         ]
-        with passes.moved(climb(particular, settings.rho, settings.radius)):
+        with passes.moved(particular, climb(particular, settings.rho, settings.radius)):
             there = passes.take(fresh=settings.fresh_noise)
         passes.descend(there.gradients)
         return here.terms

@@ -43,7 +43,10 @@ Gradients = list[Gradient]
 
 
 def read(parameters: Sequence[nn.Parameter]) -> Gradients:
-    """Return copies of the parameters' gradients; parameters without one are left out."""
+    """Take the gradients away from the parameters; those without one are left out.
+
+    Nothing is copied: the next pass makes new ones.
+    """
     found = []
     for parameter in parameters:
         gradient = parameter.grad
@@ -51,9 +54,10 @@ def read(parameters: Sequence[nn.Parameter]) -> Gradients:
             continue
         if gradient.is_sparse:
             gradient = gradient.coalesce()
-            found.append(Gradient(parameter, gradient.values().clone(), gradient.indices()[0]))
+            found.append(Gradient(parameter, gradient.values().detach(), gradient.indices()[0]))
         else:
-            found.append(Gradient(parameter, gradient.detach().clone()))
+            found.append(Gradient(parameter, gradient.detach()))
+        parameter.grad = None
     return found
 
 
@@ -99,12 +103,12 @@ def length(gradients: Gradients) -> Tensor:
     """Return the Euclidean length of the long vector."""
     total = torch.zeros((), dtype=torch.float64)
     for gradient in gradients:
-        total = total + gradient.values.square().sum().double().to(total.device)
+        total = total + torch.linalg.vector_norm(gradient.values).double().to(total.device).square()
     return total.sqrt()
 
 
 def mixed(first: Gradients, a: Tensor | float, second: Gradients, b: Tensor | float) -> Gradients:
-    """Return ``a * first + b * second``."""
+    """Return ``a * first + b * second``; the memory of `first` may be used for it."""
     others = {id(gradient.parameter): gradient for gradient in second}
     found = []
     for one in first:
@@ -112,7 +116,7 @@ def mixed(first: Gradients, a: Tensor | float, second: Gradients, b: Tensor | fl
         if other is None:
             found.append(one.times(_number(a)))
         elif _same_rows(one, other):
-            values = one.values * _number(a) + other.values * _number(b)
+            values = one.values.mul_(_number(a)).add_(other.values, alpha=_number(b))
             found.append(Gradient(one.parameter, values, one.rows))
         else:
             found.append(_united(one, _number(a), other, _number(b)))

@@ -50,11 +50,12 @@ class LookSAMSteps(StepStrategy):
 
     def _look(self, passes: Passes, plain: Gradients) -> Gradients:
         settings = self.settings
-        with passes.moved(climb(in_scope(passes, plain, settings.scope), settings.rho, settings.radius)):
+        scope = in_scope(passes, plain, settings.scope)
+        with passes.moved(scope, climb(scope, settings.rho, settings.radius)):
             there = passes.take(fresh=settings.fresh_noise)
         square = dot(plain, plain)
         along = dot(there.gradients, plain) / square if float(square) > 0 else torch.zeros(())
-        across = mixed(there.gradients, 1.0, plain, -along)
+        across = mixed(plain, -along, there.gradients, 1.0)
         names = {id(parameter): name for name, parameter in passes.named}
         self._across |= {names[id(part.parameter)]: part.values for part in across}
         return there.gradients

@@ -172,20 +172,25 @@ class Passes:
             optimizer.step()
 
     @contextmanager
-    def moved(self, by: Gradients) -> Iterator[None]:
-        """Add something to the weights, and put them back bit for bit when the block ends."""
+    def moved(self, by: Gradients, factor: float = 1.0) -> Iterator[None]:
+        """Add a multiple of something to the weights; when the block ends they are as before, bit for bit."""
         saved = []
         with torch.no_grad():
             for step in by:
-                saved.append(step.of_parameter().clone())
-                self._add(step, 1.0)
+                if step.rows is None:
+                    # Other memory for a while: the weights themselves are never written.
+                    saved.append(step.parameter.data)
+                    step.parameter.data = torch.add(step.parameter.data, step.values, alpha=factor)
+                else:
+                    saved.append(step.of_parameter().clone())
+                    self._add(step, factor)
         try:
             yield
         finally:
             with torch.no_grad():
                 for step, before in zip(by, saved, strict=True):
                     if step.rows is None:
-                        step.parameter.copy_(before)
+                        step.parameter.data = before
                     else:
                         step.parameter[step.rows] = before
 

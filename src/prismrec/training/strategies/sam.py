@@ -26,8 +26,8 @@ class SAMSteps(StepStrategy):
         """Take a step."""
         settings = self.settings
         here = passes.take()
-        up = climb(in_scope(passes, here.gradients, settings.scope), settings.rho, settings.radius)
-        with passes.moved(up):
+        scope = in_scope(passes, here.gradients, settings.scope)
+        with passes.moved(scope, climb(scope, settings.rho, settings.radius)):
             there = passes.take(fresh=settings.fresh_noise)
         passes.descend(there.gradients)
         return here.terms
@@ -64,8 +64,8 @@ class GSAMSteps(StepStrategy):
         """Take a step."""
         settings = self.settings
         here = passes.take()
-        up = climb(in_scope(passes, here.gradients, settings.scope), settings.rho, settings.radius)
-        with passes.moved(up):
+        scope = in_scope(passes, here.gradients, settings.scope)
+        with passes.moved(scope, climb(scope, settings.rho, settings.radius)):
             there = passes.take(fresh=settings.fresh_noise)
         along = _along(here.gradients, there.gradients)
         across = mixed(here.gradients, 1.0, there.gradients, -along)
@@ -87,8 +87,8 @@ class WSAMSteps(StepStrategy):
         """Take a step."""
         settings = self.settings
         here = passes.take()
-        up = climb(in_scope(passes, here.gradients, settings.scope), settings.rho, settings.radius)
-        with passes.moved(up):
+        scope = in_scope(passes, here.gradients, settings.scope)
+        with passes.moved(scope, climb(scope, settings.rho, settings.radius)):
             there = passes.take(fresh=settings.fresh_noise)
         weight = settings.gamma / (1.0 - settings.gamma)
         rise = mixed(there.gradients, weight, here.gradients, -weight)
