@@ -4,7 +4,7 @@ import torch
 from torch.testing import assert_close
 
 from prismrec.models.base import ModelConfig
-from prismrec.models.batches import Modality
+from prismrec.models.batches import ItemBatch, Modality
 from prismrec.models.layers.content import item_batch
 from prismrec.models.mamex import MAMEX, MAMEXConfig
 from prismrec.models.plan import TrainingPlan
@@ -44,6 +44,14 @@ class TestPaper(Paper):
 class TestAsReleased(ModelConformance):
     config: ModelConfig = config("as_released")
     plan = plan("as_released")
+
+
+class TestGenerated(Paper):
+    config: ModelConfig = config("paper", l2=0.0, generate=True)
+
+
+class TestGeneratedFromKernel(Tuned):
+    config: ModelConfig = config("tuned", generate=True)
 
 
 class TestSharedExperts(Paper):
@@ -165,3 +173,28 @@ def test_explanation_weighs_what_is_there() -> None:
     experts = explanation.expert_weights
     assert ((experts > 0).sum(dim=2) == model.config.top_k * items.present).all()
     assert_close(experts.sum(dim=2), items.present.float())
+
+
+def test_a_generated_modality_is_near_the_true_one() -> None:
+    """Without generation an item without text is read by its picture alone; with it the experts see both."""
+    found, source = {}, planted()
+    for generate in (False, True):
+        torch.manual_seed(3)
+        model = MAMEX(MAMEXConfig(dim=16, start="random", generate=generate), source.data.inputs)
+        told = model.prepare(source.data, None)
+        assert ("cosine of generated text" in told) == generate
+        model.eval()
+        whole = item_batch(source.data.features, np.arange(source.data.inputs.n_items))
+        kept = whole.present.all(dim=1)
+        whole = ItemBatch(whole.codes[kept], tuple(v[kept] for v in whole.vectors), whole.present[kept])
+        present = whole.present.clone()
+        present[:, 1] = False
+        torn = ItemBatch(whole.codes, (whole.vectors[0], torch.zeros_like(whole.vectors[1])), present)
+        with torch.no_grad():
+            found[generate] = torch.cosine_similarity(
+                model.item_vectors(whole), model.item_vectors(torn), dim=1
+            )
+            weights = model.explain(torn).modality_weights
+        assert not weights[:, 1].any()
+        assert torch.allclose(weights[:, 0], torch.ones(len(weights)))
+    assert found[True].mean() > found[False].mean() + 0.02

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from prismrec.base.errors import InputError
 from prismrec.models.base import Explanation, GradientModel, ModelConfig, Preset
 from prismrec.models.batches import Batch, ItemBatch, ModelInputs, TrainingData, TripletBatch, UserBatch
 from prismrec.models.layers.content import item_batch
+from prismrec.models.layers.cross_modal import CrossModal
 from prismrec.models.layers.dropout import Dropout
 from prismrec.models.layers.fusion import fuse
 from prismrec.models.layers.kernel_start import KernelStart
@@ -86,6 +88,11 @@ class MAMEXConfig(ModelConfig):
         "shrink",
         description="Whether the gate spreads the weight of a missing modality over the others, or "
         "drops it, so that an item of which less is known has a shorter vector.",
+    )
+    generate: bool = Field(
+        False,
+        description="Whether a missing modality's vector is predicted from the modalities that an item has, "
+        "by ridge regressions fitted on the training items. Items without content stay without.",
     )
     loss: Literal["bpr", "softmax"] = Field(
         "softmax",
@@ -281,6 +288,7 @@ class MAMEX(GradientModel):
             else None
         )
 
+        self.crossing = CrossModal(dims) if config.generate and len(dims) > 1 else None
         if self.start is not None:
             self._start_at_zero()
 
@@ -297,13 +305,26 @@ class MAMEX(GradientModel):
         if self.item_bias is not None:
             counts = np.bincount(data.pairs.items, minlength=self.inputs.n_items)
             self.item_bias.copy_(torch.from_numpy(np.log1p(counts)).to(self.item_bias.dtype))
+        told = self._learn_crossing(data)
         if self.start is None:
-            return {}
+            return told
         inputs, _ = self._contents(item_batch(data.features, data.warm))
         spread = {"auto": None, "spread": True, "lapse": False}[self.config.start_missing]
         found = self.start.fit(data, inputs, self.users, self.config.start_scale, score, spread)
         names = [self.inputs.modalities[column].name for column in self._columns]
-        return found.described(names)
+        return found.described(names) | told
+
+    def _learn_crossing(self, data: TrainingData) -> dict[str, float]:
+        """Fit what predicts modalities from each other, and tell how near predictions come."""
+        if self.crossing is None:
+            return {}
+
+        def contents(codes: npt.NDArray[np.int32]) -> tuple[list[Tensor], Tensor]:
+            return self._own_contents(item_batch(data.features, codes))
+
+        cosines = self.crossing.fit(contents, data.warm)
+        names = [self.inputs.modalities[column].name for column in self._columns]
+        return {f"cosine of generated {name}": value for name, value in zip(names, cosines, strict=True)}
 
     def _centre(self, data: TrainingData) -> None:
         """Take the mean of each modality's unit vectors over the training items that have it."""
@@ -348,7 +369,8 @@ class MAMEX(GradientModel):
             present = items.present[:, column].to(modality.dtype)
             chosen = encoded.chosen[min(place, len(encoded.chosen) - 1)]
             experts[:, column] = chosen * present.unsqueeze(1)
-            modality[:, column] = present if single else encoded.weights[:, place]
+            # What was generated is not the item's: its weight belongs to what it was told from.
+            modality[:, column] = present if single else encoded.weights[:, place] * present
             if self.start is not None:
                 # The regression's addends differ in length, so the gate alone does not say what counts.
                 modality[:, column] *= encoded.parts[place].norm(dim=1)
@@ -396,6 +418,11 @@ class MAMEX(GradientModel):
         return terms
 
     def _contents(self, items: ItemBatch) -> tuple[list[Tensor], Tensor]:
+        """Content vectors as the experts see them, and which there are."""
+        inputs, present = self._own_contents(items)
+        return (inputs, present) if self.crossing is None else self.crossing(inputs, present)
+
+    def _own_contents(self, items: ItemBatch) -> tuple[list[Tensor], Tensor]:
         """Content vectors normalised row by row, after centring where asked for; missing ones stay 0."""
         present = items.present[:, self._columns]
         inputs = []
