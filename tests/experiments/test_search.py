@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from prismrec.base.errors import InputError, StorageError
+from prismrec.base.errors import ConfigError, InputError, StorageError
 from prismrec.experiments.plan import RunSpec, SearchSpec
 from prismrec.experiments.search import SEARCHES, Trial, changed, read_search, search
 
@@ -157,3 +157,23 @@ def test_a_broken_file_counts_as_none(spec, tmp_path: Path) -> None:
     assert read_search(tmp_path, spec).trials == []
     go(spec, tmp_path, Bowl())
     assert len(json.loads(path.read_text())["trials"]) == 12
+
+
+def test_settings_of_a_strategy_are_searched(plan, tmp_path: Path) -> None:
+    """What lies in tables within tables is one setting with dots, wherever it is written."""
+    space = {"training": {"strategy": {"rho": {"low": 0.001, "high": 1.0, "log": True}}}}
+    model = {"name": "mamex", "preset": "paper", "search": space, "training": {"strategy": "bsam+"}}
+    spec = plan(model, bench={"budget": 4}).rows[0].search()
+    trials = go(spec, tmp_path, Bowl())
+    drawn = [trial.settings["training.strategy.rho"] for trial in trials[1:]]
+    assert len(set(drawn)) == 3
+    run = changed(spec.start, trials[1].settings)
+    assert run.training["strategy"]["name"] == "bsam+"
+    assert run.training["strategy"]["rho"] == drawn[0]
+    assert spec.start.training["strategy"]["rho"] != drawn[0]
+
+
+def test_a_setting_that_the_strategy_lacks_is_named(plan) -> None:
+    model = {"name": "mamex", "preset": "paper", "search": {"training.strategy.rho": {"choices": [0.1]}}}
+    with pytest.raises(ConfigError, match=r"training\.strategy\.rho"):
+        plan(model, bench={"budget": 4})

@@ -7,6 +7,7 @@ from prismrec.base.errors import ConfigError, InputError
 from prismrec.data.splits import ItemColdStart, LeaveLast, RandomHoldout
 from prismrec.models.content_profile import ContentProfileConfig
 from prismrec.models.mamex import MAMEXConfig
+from prismrec.models.strategies import BSAMPlus
 from prismrec.recommender.recipe import (
     Recipe,
     overridden,
@@ -167,3 +168,33 @@ def test_shipped_recipes_change_what_they_say(path: Path) -> None:
 
 def test_the_ablations_are_all_there() -> None:
     assert len(SHIPPED) == 11
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ("training.strategy.rho=0.2", "training.strategy=bsam+", "training.strategy.mix=0.4"),
+        ("training.strategy=bsam+", "training.strategy.mix=0.4", "training.strategy.rho=0.2"),
+    ],
+)
+def test_settings_of_a_strategy_follow_after_another_dot(assignments: tuple[str, ...]) -> None:
+    job = resolve(overridden(None, model="mamex", assignments=assignments))
+    assert job.training.strategy == BSAMPlus(rho=0.2, mix=0.4)
+    rest = [text for text in assignments if text != "training.strategy=bsam+"]
+    typed = overridden(None, model="mamex", strategy="bsam+", assignments=rest)
+    assert resolve(typed).training.strategy == BSAMPlus(rho=0.2, mix=0.4)
+    job = resolve(overridden(None, model="mamex", assignments=("training.augmentation.feature_noise=0.3",)))
+    assert job.training.augmentation.feature_noise == 0.3
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("training.strategy=bsamm", "strategy"),
+        ("training.strategy.rho=0.1", "rho"),
+        ("training.strategy={name = 'sam', mix = 0.2}", "mix"),
+    ],
+)
+def test_strategies_that_do_not_exist_are_named(assignment: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        resolve(overridden(None, model="mamex", assignments=(assignment,)))

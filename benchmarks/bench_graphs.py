@@ -1,0 +1,132 @@
+"""Multimodal recommenders: an epoch of each at Baby size, BSAM+ against plain steps, three references.
+
+Our epochs are those of the training loop, negatives included, without validation. The references
+(reference_graphs.py) are what one writes at first; they have the same losses but for penalties of weight 0.
+"""
+
+import time
+
+import numpy as np
+import torch
+from bench_mamex import shop
+from harness import BABY, Row, Size, options, report
+from reference_graphs import PlainGraph, PlainVBPR, reference_epoch
+
+from prismrec.models.base import GradientModel, ModelConfig
+from prismrec.models.batches import TrainingData
+from prismrec.models.bm3 import BM3Config
+from prismrec.models.dragon import DRAGONConfig
+from prismrec.models.dualgnn import DualGNNConfig
+from prismrec.models.freedom import FREEDOMConfig
+from prismrec.models.grcn import GRCNConfig
+from prismrec.models.lattice import LATTICEConfig
+from prismrec.models.lgmrec import LGMRecConfig
+from prismrec.models.lightgcn import LightGCNConfig
+from prismrec.models.mgcn import MGCNConfig
+from prismrec.models.mmgcn import MMGCNConfig
+from prismrec.models.plan import TrainingPlan
+from prismrec.models.slmrec import SLMRecConfig
+from prismrec.models.vbpr import VBPRConfig
+from prismrec.training.loop import fit
+
+SMALL = Size("small", 2_000, 1_000, 12_000)
+# What an epoch spends its time on, by torch's profiler.
+BOUND = {
+    "vbpr": "projecting the batch's items and their content's gradient",
+    "lightgcn": "gathering rows along the edges, four times a layer and step",
+    "mmgcn": "products of all nodes with weights, in three layers a modality",
+    "grcn": "rows along the edges for routing, in each modality",
+    "dualgnn": "projecting all items' content in every step",
+    "slmrec": "three softmaxes of the batch against itself",
+    "lattice": "passes along the edges; two searches for neighbours an epoch",
+    "bm3": "Adam on trained content",
+    "freedom": "Adam on trained content, and its gradient",
+    "mgcn": "passes along three graphs; Adam on trained content",
+    "dragon": "projecting all items' content in every step",
+    "lgmrec": "a softmax of the batch against all users and all items",
+}
+CONFIGS: tuple[ModelConfig, ...] = (
+    VBPRConfig(),
+    LightGCNConfig(),
+    MMGCNConfig(),
+    GRCNConfig(),
+    DualGNNConfig(),
+    SLMRecConfig(),
+    LATTICEConfig(),
+    BM3Config(),
+    FREEDOMConfig(),
+    MGCNConfig(),
+    DRAGONConfig(),
+    LGMRecConfig(),
+)
+
+
+def our_epoch(config: ModelConfig, data: TrainingData, strategy: str, epochs: int) -> float:
+    """Return the median seconds of an epoch, the first of them left out."""
+    start = config.presets()["default"].training
+    changes = {"epochs": epochs + 1, "strategy": strategy, "patience": 0}
+    plan = TrainingPlan.model_validate({**start.model_dump(), **changes})
+    torch.manual_seed(0)
+    model = config.build(data.inputs)
+    assert isinstance(model, GradientModel)
+    history = fit(model, data, plan, seed=0)
+    return float(np.median([epoch.seconds for epoch in history.epochs[1:]]))
+
+
+def reference(name: str, data: TrainingData) -> float | None:
+    """Return the seconds of a reference's epoch; None where there is no reference."""
+    inputs = data.inputs
+    features = [torch.from_numpy(np.asarray(s.vectors, dtype=np.float32)) for s in data.features.stores]
+    torch.manual_seed(0)
+    model: PlainGraph | PlainVBPR
+    if name == "lightgcn":
+        model = PlainGraph(inputs.n_users, inputs.n_items, 64, 3, data.pairs, [])
+    elif name == "freedom":
+        model = PlainGraph(inputs.n_users, inputs.n_items, 64, 2, data.pairs, features)
+    elif name == "vbpr":
+        model = PlainVBPR(inputs.n_users, inputs.n_items, 64, features)
+    else:
+        return None
+    began = time.perf_counter()
+    reference_epoch(model, data.pairs, inputs.n_items, 0)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Measure and report."""
+    args = options(__doc__)
+    size = SMALL if args.quick else BABY
+    data = shop(size)
+    rows = []
+    for config in CONFIGS:
+        plain = our_epoch(config, data, "plain", args.repeats)
+        theirs = reference(config.name, data)
+        twice = our_epoch(config, data, "bsam+", args.repeats)
+        again = our_epoch(config, data, "plain", args.repeats)
+        ours = (plain + again) / 2
+        if theirs is not None:
+            rows.append(
+                Row(
+                    f"{config.name} epoch, {size.name} size",
+                    "the same written plainly: whole tables, torch's sparse product, negatives in Python",
+                    ours,
+                    theirs,
+                    3.0,
+                    f"bound by {BOUND[config.name]}",
+                )
+            )
+        rows.append(
+            Row(
+                f"{config.name} epoch with BSAM+, {size.name} size",
+                "2.1 plain epochs",
+                twice,
+                2.1 * ours,
+                1.0,
+                f"plain {ours:.2f} s, BSAM+ {twice / ours:.2f} times that; bound by {BOUND[config.name]}",
+            )
+        )
+    report("bench_graphs.py", rows, args)
+
+
+if __name__ == "__main__":
+    main()
