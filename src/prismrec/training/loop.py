@@ -1,8 +1,8 @@
 """The training loop: explicit, deterministic, resumable.
 
 Whatever is random in an epoch is drawn from generators that are seeded by the run's seed and the epoch's
-number. So a run that was killed and resumed from a checkpoint goes the way of one that was not, up to
-rounding.
+number. So a run that was killed and resumed from a checkpoint goes the way of one that was not, to the last
+bit on one machine with the same number of threads.
 """
 
 import json

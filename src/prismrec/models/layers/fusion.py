@@ -65,7 +65,8 @@ class _Fusion(torch.autograd.Function):
         return torch.from_numpy(to_stacked), torch.from_numpy(to_weights)
 
 
-# One thread: beside torch's pool of threads a second one would take its cores from it.
+# One thread: beside torch's pool of threads a second one would take its cores from it. Loops that sum write to
+# no array: see `prismrec.models.layers.routing`.
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
 def _forward(stacked: Any, weights: Any, vectors: Any, gaps: Any) -> None:
     n, modalities, d = stacked.shape
@@ -100,5 +101,6 @@ def _backward(
             weight, agreement = weights[row, m], np.float32(0.0)
             for column in range(d):
                 to_stacked[row, m, column] += weight * whole[column]
+            for column in range(d):
                 agreement += whole[column] * stacked[row, m, column]
             to_weights[row, m] = agreement

@@ -206,6 +206,8 @@ def _spread(
             weight, agreement = weights[row, expert], np.float32(0.0)
             for column in range(outputs.shape[1]):
                 spread[place, column] = weight * gradient[row, column]
+            # On its own, as a loop that sums must write to no array: see `prismrec.models.layers.routing`.
+            for column in range(outputs.shape[1]):
                 agreement += gradient[row, column] * outputs[place, column]
             to_weights[row, expert] = agreement
 

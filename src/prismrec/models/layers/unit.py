@@ -57,9 +57,10 @@ def _unit_rows(vectors: Any, present: Any, centre: Any, found: Any) -> None:
             continue
         total = np.float32(0.0)
         for column in range(dim):
-            value = vectors[row, column] * scale - centre[column]
-            found[row, column] = value
-            total += value * value
+            found[row, column] = vectors[row, column] * scale - centre[column]
+        # On its own, as a loop that sums must write to no array: see `prismrec.models.layers.routing`.
+        for column in range(dim):
+            total += found[row, column] * found[row, column]
         scale = np.float32(1.0) / max(np.sqrt(total), np.float32(_LEAST))
         for column in range(dim):
             found[row, column] *= scale
