@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from prismrec.base.errors import ConfigError, InputError
+from prismrec.base.progress import SILENT
 from prismrec.data.catalog import Catalog
 from prismrec.data.dataset import Dataset
 from prismrec.data.splits import ItemColdStart, RandomHoldout, Split, TrainOnAll, make_split
@@ -214,3 +215,17 @@ def test_an_item_without_content_is_kept_and_marked(split, config, plan):
     row = recommender.item_ids.code("bare")
     assert not recommender.can_recommend()[row]
     assert "bare" not in recommender.recommend(k=201)["item_id"].to_list()
+
+
+def test_a_model_that_cannot_rank_what_is_held_out_says_so_before_it_trains(split):
+    said = []
+
+    class Says(type(SILENT)):
+        def say(self, text):
+            said.append(text)
+
+    train(PopularityConfig(), split, progress=Says())
+    assert any("cannot rank the items that this split holds out" in text for text in said)
+    said.clear()
+    train(LinearMapConfig(), split, progress=Says())
+    assert not any("cannot rank" in text for text in said)

@@ -290,8 +290,11 @@ def _notes(recommender: Recommender, split: Split) -> list[str]:
     notes = []
     usable = recommender.can_recommend()[: len(split.items)]
     empty = int((~usable).sum())
-    if empty and recommender.model.config.uses_content:
-        notes.append(f"{empty:,} items have no content and the score 0 for everybody.")
     if not recommender.model.config.recommends_cold_items:
-        notes.append("This model knows items by their interactions only: cold items all have the score 0.")
+        notes.append(
+            f"{recommender.manifest.model} knows items by their interactions only: {empty:,} cold items have "
+            "the score 0 for everybody, and figures among cold items mean nothing (ties go by id)."
+        )
+    elif empty and recommender.model.config.uses_content:
+        notes.append(f"{empty:,} items have no content and the score 0 for everybody.")
     return notes

@@ -12,7 +12,7 @@ from prismrec.base.errors import ConfigError, InputError
 from prismrec.base.machine import machine
 from prismrec.base.progress import SILENT, Progress
 from prismrec.data.dataset import Dataset
-from prismrec.data.splits import Candidates, Part, Split, TrainOnAll
+from prismrec.data.splits import Candidates, ItemColdStart, Part, Split, TrainOnAll
 from prismrec.evaluation.metrics import parse_metric
 from prismrec.features.extract import ENCODER_FOLDER
 from prismrec.features.store import FeatureStore, ItemFeatures
@@ -125,6 +125,11 @@ def train(
     )
     warm = np.flatnonzero(split.warm_items).astype(np.int32)
     data = TrainingData(split.train, inputs, aligned, warm, seed)
+    if isinstance(split.plan, ItemColdStart) and not config.recommends_cold_items:
+        progress.say(
+            f"{config.name} knows items by their interactions only and cannot rank the items that this split "
+            "holds out; the split random-holdout asks what it can answer"
+        )
     torch.manual_seed(seed)
     model = config.build(inputs)
     validate = validation_of(split, aligned, plan, device)

@@ -65,8 +65,8 @@ class _Fusion(torch.autograd.Function):
         return torch.from_numpy(to_stacked), torch.from_numpy(to_weights)
 
 
-# One thread: beside torch's pool of threads a second one would take its cores from it. Loops that sum write to
-# no array: see `prismrec.models.layers.routing`.
+# One thread: beside torch's pool of threads a second one would take its cores from it. Loops that sum write
+# to no array: see `prismrec.models.layers.routing`.
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
 def _forward(stacked: Any, weights: Any, vectors: Any, gaps: Any) -> None:
     n, modalities, d = stacked.shape

@@ -61,9 +61,9 @@ class _Route(torch.autograd.Function):
         return None, torch.from_numpy(to_weight), to_logits.sum(dim=0), None
 
 
-# One thread: beside torch's pool of threads a second one would take its cores from it. A loop that sums must
-# not write to an array as well: the compiled code then looks whether arrays lie near each other in memory, and
-# sums in another order if they do, so that last places would depend on where memory happened to be free.
+# One thread: beside torch's pool of threads a second one would take its cores from it. A loop that sums
+# must not write to an array as well: the compiled code then looks whether arrays lie near each other in
+# memory, and sums in another order if they do, so that last places would depend on where memory was free.
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
 def _forward(inputs: Any, weight: Any, bias: Any, k: int, dense: Any, sparse: Any) -> None:
     experts = len(weight)
