@@ -20,6 +20,7 @@ from prismrec.experiments.tables import measured
 METRIC = "ndcg@10"
 SHARE = 0.95
 USUAL = ("R1", "gradient")
+RHO = 0.03
 
 
 def rows_of(out: Path) -> dict[str, dict[int, RunNote]]:
@@ -30,12 +31,9 @@ def rows_of(out: Path) -> dict[str, dict[int, RunNote]]:
     rows: dict[str, dict[int, RunNote]] = {}
     for note in notes:
         strategy, epochs = note.spec.training["strategy"], note.spec.training["epochs"]
-        step = " ".join(
-            [
-                strategy["name"],
-                *(strategy[key] for key in ("reading", "direction") if strategy.get(key, "R1") not in USUAL),
-            ]
-        )
+        kinds = [strategy[key] for key in ("reading", "direction") if strategy.get(key, "R1") not in USUAL]
+        radius = [f"rho {strategy['rho']}"] if strategy.get("rho", RHO) != RHO else []
+        step = " ".join([strategy["name"], *kinds, *radius])
         more = "" if epochs == least else f", {epochs} epochs"
         rows.setdefault(f"{note.spec.model}, {step}{more}", {})[note.spec.seed] = note
     return rows
