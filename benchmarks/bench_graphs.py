@@ -94,11 +94,11 @@ def reference(name: str, data: TrainingData) -> float | None:
 
 def main() -> None:
     """Measure and report."""
-    args = options(__doc__)
+    args = options(__doc__, [config.name for config in CONFIGS])
     size = SMALL if args.quick else BABY
     data = shop(size)
     rows = []
-    for config in CONFIGS:
+    for config in (config for config in CONFIGS if config.name in args.only):
         plain = our_epoch(config, data, "plain", args.repeats)
         theirs = reference(config.name, data)
         twice = our_epoch(config, data, "bsam+", args.repeats)
@@ -125,7 +125,8 @@ def main() -> None:
                 f"plain {ours:.2f} s, BSAM+ {twice / ours:.2f} times that; bound by {BOUND[config.name]}",
             )
         )
-    report("bench_graphs.py", rows, args)
+    chosen = "" if len(args.only) == len(CONFIGS) else f"--only {' '.join(args.only)}"
+    report("bench_graphs.py", rows, args, chosen)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -124,14 +124,19 @@ def in_turn(repeats: int, *sides: Callable[[], object]) -> list[float]:
     return [statistics.median(some) for some in times]
 
 
-def options(about: str | None) -> argparse.Namespace:
-    """Read the command line that all scripts share, and set the number of threads."""
+def options(about: str | None, names: Sequence[str] = ()) -> argparse.Namespace:
+    """Read the command line that all scripts share, and set the number of threads.
+
+    Where a script measures several things, `names` are those that ``--only`` may choose from.
+    """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
         "--quick", action="store_true", help="small sizes, to see that it runs; writes nothing"
     )
+    if names:
+        parser.add_argument("--only", nargs="+", choices=names, default=list(names), help="measure these")
     args = parser.parse_args()
     set_threads(args.threads)
     return args
