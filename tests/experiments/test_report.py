@@ -11,6 +11,7 @@ from prismrec.experiments.plots import bars, drawings, scatter
 from prismrec.experiments.report import write_reports
 from prismrec.experiments.state import Bench
 from prismrec.experiments.tables import make_tables
+from prismrec.models.catalogue import config_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -106,3 +107,14 @@ def test_the_papers_data_are_set_beside_it_with_the_nearest_candidates(done: Ben
     assert "Not run here: amazon-clothing, amazon-sport." in beside.notes
     written = beside.write(tmp_path)
     assert "as\\_released" in Path(written["against-mamex-table1.md"]).read_text()
+
+
+@pytest.mark.parametrize("name", ["mamex-table1", "mmrec"])
+def test_published_figures_are_of_models_that_there_are(name: str) -> None:
+    source = published_figures(name)
+    assert len({(row.data, row.model) for row in source.rows}) == len(source.rows)
+    for row in source.rows:
+        assert config_of(row.model).name == row.model
+        assert 0 < row.figures["recall@10"] < row.figures["recall@20"] < 1
+        assert row.source
+    assert source.protocol

@@ -43,7 +43,7 @@ def bench(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.", rich_help_panel=_RUNNING)] = "cpu",
     against: Annotated[
         str | None,
-        typer.Option(help="Set the figures beside published ones: mamex-table1.", show_default=False),
+        typer.Option(help="Set the figures beside published ones: mamex-table1, mmrec.", show_default=False),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
