@@ -99,6 +99,7 @@ def main() -> None:
         twice = our_epoch(config, data, "bsam+", args.repeats)
         again = our_epoch(config, data, "plain", args.repeats)
         ours = (plain + again) / 2
+        bound = BOUND.get(config.name, UNKNOWN)
         if theirs is not None:
             rows.append(
                 Row(
@@ -107,7 +108,7 @@ def main() -> None:
                     ours,
                     theirs,
                     3.0,
-                    f"bound by {BOUND.get(config.name, UNKNOWN)}",
+                    f"bound by {bound}",
                 )
             )
         rows.append(
@@ -117,7 +118,7 @@ def main() -> None:
                 twice,
                 2.1 * ours,
                 1.0,
-                f"plain {ours:.2f} s, BSAM+ {twice / ours:.2f} times that; bound by {BOUND.get(config.name, UNKNOWN)}",
+                f"plain {ours:.2f} s, BSAM+ {twice / ours:.2f} times that; bound by {bound}",
             )
         )
     chosen = "" if len(args.only) == len(CONFIGS) else f"--only {' '.join(args.only)}"
