@@ -1,6 +1,7 @@
 """Every strategy's steps against what is worked out by hand, and against another implementation."""
 
 import itertools
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -367,3 +368,35 @@ def test_weights_are_put_back_when_the_second_pass_fails() -> None:
     with pytest.raises(RuntimeError, match="no"):
         make_strategy(settings.SAM(rho=1.0)).step(step)
     assert torch.equal(model.weights, START)
+
+
+def pair_batch(pairs: int) -> TripletBatch:
+    one = nothing()
+    return replace(
+        one,
+        users=one.users.repeat(pairs),
+        positives=one.positives.repeat(pairs),
+        negatives=one.negatives.repeat(pairs, 1),
+    )
+
+
+def test_halves_see_their_own_noise_and_no_later_step_sees_it_again() -> None:
+    """The plain and the last pass of BSAM+ are of one half, the climbing pass of the other."""
+    torch.manual_seed(3)
+    model, strategy = Quadratic(noise=0.5), make_strategy(settings.BSAMPlus(reading="R3"))
+    drawn: list[Tensor] = []
+    for number in range(3):
+        model.seen.clear()
+        strategy.step(passes(model, number=number, batch=pair_batch(2)))
+        plain, up, last = model.seen
+        assert torch.equal(plain, last)
+        assert not any(torch.equal(new, old) for new in (plain, up) for old in drawn)
+        assert not torch.equal(plain, up)
+        drawn += [plain, up]
+
+
+@pytest.mark.parametrize("chosen", [settings.BSAM(reading="R3"), settings.BSAMPlus(reading="R3")])
+def test_a_pair_that_is_left_alone_is_both_halves(chosen: settings.BSAM) -> None:
+    """The last batch of an epoch may hold a single pair, whatever the batch size."""
+    whole = chosen.model_copy(update={"reading": "R1"})
+    assert_close(after(chosen), after(whole))

@@ -42,13 +42,16 @@ class BSAMSteps(StepStrategy):
         return here.terms
 
     def _two_halves(self, passes: Passes) -> dict[str, Tensor]:
-        """Climb on one half of the batch, so that what is lowered is not what was raised."""
-        first, second = passes.halves()
-        up = passes.take(first)
-        # The halves are other data: the noise of one has nothing to do with the other's.
-        plain = passes.take(second, fresh=True) if self._mix > 0 else None
+        """Climb on one half of the batch, so that what is lowered is not what was raised.
+
+        A pair that is left alone at the end of an epoch is both halves.
+        """
+        first, second = (passes.batch, passes.batch) if len(passes.batch.users) < 2 else passes.halves()
+        # The plain pass comes first, as the last one sees its noise again: both are of the same half.
+        plain = passes.take(second) if self._mix > 0 else None
+        up = passes.take(first, fresh=True)
         with passes.moved(*self._up(passes, up.gradients)):
-            there = passes.take(second, fresh=plain is None)
+            there = passes.take(second, fresh=plain is None or self.settings.fresh_noise)
         passes.descend(there.gradients if plain is None else self._made_of(plain, there))
         return up.terms if plain is None else plain.terms
 

@@ -143,10 +143,11 @@ class Passes:
         self, batch: Batch, fresh: bool, content: Content | None
     ) -> tuple[dict[str, Tensor], list[Tensor | None]]:
         """Go forward and backward, and leave the gradients with the parameters."""
-        first = self._random is None
-        if first:
+        first, reached = self._random is None, None
+        if self._random is None:
             self._random = _random_state()
-        elif not fresh and self._random is not None:
+        elif not fresh:
+            reached = _random_state()
             _set_random_state(self._random)
         for parameter in self.model.parameters():
             parameter.grad = None
@@ -159,6 +160,9 @@ class Passes:
             self._backward(torch.stack([value.float() for value in terms.values()]).sum())
             # Where a learnt table stands in for content, a gradient comes back that is 0 everywhere.
             found = [leaf.grad if leaf.grad is not None and leaf.grad.any() else None for leaf in leaves]
+        if reached is not None:
+            # What other passes have drawn since then must not come again in the next step.
+            _set_random_state(reached)
         return {name: value.detach().float() for name, value in terms.items()}, found
 
     def descend(self, gradients: Gradients) -> None:
