@@ -25,7 +25,7 @@ from prismrec.data.splits import (
     RandomHoldout,
     Split,
 )
-from prismrec.models.base import parse_settings
+from prismrec.models.settings import parse_settings
 
 LOG = [("u", "a"), ("u", "b"), ("u", "c"), ("v", "a"), ("v", "d"), ("v", "b")]
 WARM = ["train", "train", "valid", "train", "train", "test"]

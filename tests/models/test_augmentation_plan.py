@@ -4,7 +4,7 @@ import pytest
 
 from prismrec.base.errors import ConfigError
 from prismrec.models.augmentation_plan import Augmentation
-from prismrec.models.base import parse_settings
+from prismrec.models.settings import parse_settings
 
 
 def test_nothing_is_changed_by_default():

@@ -192,9 +192,12 @@ def test_settings_of_a_strategy_follow_after_another_dot(assignments: tuple[str,
     [
         ("training.strategy=bsamm", "strategy"),
         ("training.strategy.rho=0.1", "rho"),
-        ("training.strategy={name = 'sam', mix = 0.2}", "mix"),
+        ("training.strategy={name = 'sam', mix = 0.2}", "unknown setting 'strategy.mix'.*Known: rho, radius"),
+        ("training.strategy={name = 'sam', rhoo = 0.2}", "Did you mean 'strategy.rho'"),
+        ("training.strategy={name = 'sam', rho = 'x'}", "setting 'strategy.rho' cannot be \"x\""),
+        ("training.augmentation.feature_nois=0.2", "Did you mean 'augmentation.feature_noise'"),
     ],
 )
 def test_strategies_that_do_not_exist_are_named(assignment: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=f"(?s){said}"):
         resolve(overridden(None, model="mamex", assignments=(assignment,)))

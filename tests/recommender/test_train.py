@@ -11,6 +11,7 @@ from prismrec.data.dataset import Dataset
 from prismrec.data.splits import ItemColdStart, RandomHoldout, Split, TrainOnAll, make_split
 from prismrec.features.store import FeatureStore, ItemFeatures
 from prismrec.models.linear_map import LinearMapConfig
+from prismrec.models.plan import TrainingPlan
 from prismrec.models.popularity import PopularityConfig
 from prismrec.recommender import train as module
 from prismrec.recommender.evaluate import evaluate
@@ -229,3 +230,14 @@ def test_a_model_that_cannot_rank_what_is_held_out_says_so_before_it_trains(spli
     said.clear()
     train(LinearMapConfig(), split, progress=Says())
     assert not any("cannot rank" in text for text in said)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"strategy": "bsam+"}, {"augmentation": {"feature_noise": 0.1}}],
+    ids=["strategy", "augmentation"],
+)
+def test_a_model_without_steps_refuses_what_changes_steps(split, changes):
+    (name,) = changes
+    with pytest.raises(InputError, match=f"training.{name} has nothing to change"):
+        train(LinearMapConfig(), split, plan=TrainingPlan.model_validate(changes))

@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from prismrec.base.errors import ConfigError, InputError
 from prismrec.data.splits import Candidates
 from prismrec.evaluation.metrics import parse_metric
-from prismrec.models.base import parse_settings
+from prismrec.models.settings import parse_settings
 
 Value = bool | int | float | str | None | list[Any]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]

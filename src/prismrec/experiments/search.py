@@ -19,9 +19,9 @@ from prismrec.data.dataset import Dataset
 from prismrec.experiments.measure import validated
 from prismrec.experiments.plan import TRAINING, RunSpec, SearchSpec
 from prismrec.experiments.recipe import Axis
-from prismrec.models.base import parse_settings
 from prismrec.models.catalogue import config_of
 from prismrec.models.plan import TrainingPlan
+from prismrec.models.settings import parse_settings
 from prismrec.recommender.recipe import laid_over
 
 if TYPE_CHECKING:

@@ -7,24 +7,23 @@ There are two kinds. A `GradientModel` names its loss terms for a batch and is t
 `prismrec.training`. A `ClosedFormModel` computes its parameters at once from the training data.
 """
 
-import difflib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prismrec.base.errors import ConfigError, DamagedError
+from prismrec.base.errors import DamagedError
 from prismrec.data.interactions import Pairs
 from prismrec.features.store import ItemFeatures
 from prismrec.models.batches import Batch, ItemBatch, ModelInputs, TableEpoch, TrainingData
 from prismrec.models.plan import TrainingPlan
+from prismrec.models.settings import parse_settings
 
 
 @dataclass(frozen=True)
@@ -357,35 +356,3 @@ class ClosedFormModel(Model):
         for name, tensor in state.items():
             module, _, buffer = name.rpartition(".")
             setattr(self.get_submodule(module), buffer, tensor)
-
-
-SettingsT = TypeVar("SettingsT", bound=BaseModel)
-
-
-def parse_settings(kind: type[SettingsT], values: Mapping[str, Any], of: str) -> SettingsT:
-    """Validate plain values into a settings class.
-
-    Raises
-    ------
-    ConfigError
-        Naming the field and what was expected.
-    """
-    try:
-        return kind.model_validate(dict(values))
-    except ValidationError as error:
-        raise ConfigError(*_explain(error, kind, of)) from None
-
-
-def _explain(error: ValidationError, kind: type[BaseModel], of: str) -> tuple[str, str | None]:
-    first = error.errors()[0]
-    if not first["loc"]:
-        # A rule between fields: its message names them.
-        return f"{of}: {first['msg'].removeprefix('Value error, ')}.", "Change one of them."
-    field = ".".join(str(part) for part in first["loc"]) or "settings"
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(field, kind.model_fields, n=1, cutoff=0.5)
-        known = f"Did you mean {near[0]!r}? " if near else ""
-        return f"{of}: unknown setting {field!r}.", f"{known}Known: {', '.join(kind.model_fields)}."
-    about = kind.model_fields[field].description if field in kind.model_fields else None
-    given = json.dumps(first["input"], default=str)
-    return f"{of}: setting {field!r} cannot be {given}: {first['msg']}.", about

@@ -37,9 +37,10 @@ from prismrec.data.splits import (
     SplitPlan,
     TrainOnAll,
 )
-from prismrec.models.base import ModelConfig, parse_settings
+from prismrec.models.base import ModelConfig
 from prismrec.models.catalogue import config_of
 from prismrec.models.plan import TrainingPlan
+from prismrec.models.settings import parse_settings
 
 SPLITS: tuple[type[SplitPlan], ...] = (
     ItemColdStart,

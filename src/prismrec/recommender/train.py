@@ -132,6 +132,7 @@ def train(
         )
     torch.manual_seed(seed)
     model = config.build(inputs)
+    _require_steps(model, plan)
     validate = validation_of(split, aligned, plan, device)
     history = _fit(model, data, plan, validate, seed, folder, device, log_dir, progress)
     model.eval()
@@ -177,6 +178,20 @@ def train(
         # Only now: until the run is whole, the checkpoint is all there is.
         (folder / CHECKPOINT).unlink(missing_ok=True)
     return recommender
+
+
+def _require_steps(model: Model, plan: TrainingPlan) -> None:
+    """Check that a plan which changes steps of training is given to a model that takes any."""
+    if isinstance(model, GradientModel):
+        return
+    unused = TrainingPlan()
+    for name in ("strategy", "augmentation"):
+        if getattr(plan, name) != getattr(unused, name):
+            raise InputError(
+                f"{model.config.name} is computed at once and takes no gradient steps, so that "
+                f"training.{name} has nothing to change.",
+                f"Leave training.{name} out, or choose a model with gradient steps (`prismrec models`).",
+            )
 
 
 def _digests(store: FeatureStore) -> dict[str, str]:
