@@ -9,7 +9,7 @@ import time
 import numpy as np
 import torch
 from bench_mamex import shop
-from harness import BABY, Row, Size, options, report
+from harness import BABY, Row, Size, options, record, show
 from reference_graphs import PlainGraph, PlainVBPR, reference_epoch
 
 from prismrec.models.base import GradientModel, ModelConfig
@@ -92,7 +92,8 @@ def main() -> None:
     args = options(__doc__, [config.name for config in CONFIGS])
     size = SMALL if args.quick else BABY
     data = shop(size)
-    rows = []
+    rows: list[Row] = []
+    chosen = "" if len(args.only) == len(CONFIGS) else f"--only {' '.join(args.only)}"
     for config in (config for config in CONFIGS if config.name in args.only):
         plain = our_epoch(config, data, "plain", args.repeats)
         theirs = reference(config.name, data)
@@ -100,8 +101,9 @@ def main() -> None:
         again = our_epoch(config, data, "plain", args.repeats)
         ours = (plain + again) / 2
         bound = BOUND.get(config.name, UNKNOWN)
+        found = []
         if theirs is not None:
-            rows.append(
+            found.append(
                 Row(
                     f"{config.name} epoch, {size.name} size",
                     "the same written plainly: whole tables, torch's sparse product, negatives in Python",
@@ -111,7 +113,7 @@ def main() -> None:
                     f"bound by {bound}",
                 )
             )
-        rows.append(
+        found.append(
             Row(
                 f"{config.name} epoch with BSAM+, {size.name} size",
                 "2.1 plain epochs",
@@ -121,8 +123,10 @@ def main() -> None:
                 f"plain {ours:.2f} s, BSAM+ {twice / ours:.2f} times that; bound by {bound}",
             )
         )
-    chosen = "" if len(args.only) == len(CONFIGS) else f"--only {' '.join(args.only)}"
-    report("bench_graphs.py", rows, args, chosen)
+        # One by one: all of them take long, and what is measured shall not be lost.
+        rows += found
+        show(found)
+        record("bench_graphs.py", rows, args, chosen)
 
 
 if __name__ == "__main__":

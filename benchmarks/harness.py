@@ -169,10 +169,20 @@ def report(script: str, rows: list[Row], args: argparse.Namespace, needs: str = 
     needs
         Options beyond those that all scripts share, for the command that is recorded.
     """
+    show(rows)
+    record(script, rows, args, needs)
+
+
+def show(rows: list[Row]) -> None:
+    """Print rows."""
     for row in rows:
         ratio = "not measured" if row.ratio is None else f"{row.ratio:.2f} x"
         figures = f"{row.ours} / {row.theirs} {row.unit}"
-        print(f"{row.name:58} {ratio:>12}  goal {row.goal}  {row.against}  [{figures}]")
+        print(f"{row.name:58} {ratio:>12}  goal {row.goal}  {row.against}  [{figures}]", flush=True)
+
+
+def record(script: str, rows: list[Row], args: argparse.Namespace, needs: str = "") -> None:
+    """Put rows into ``results/latest.json`` in the place of the script's earlier ones; see `report`."""
     if args.quick or all(row.ratio is None for row in rows):
         return
     kept = [entry for entry in read() if entry["script"] != script]

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from prismrec.base.errors import InputError
 from prismrec.models.batches import ItemBatch, Modality, TrainingData, TripletBatch
-from prismrec.models.dragon import DRAGON, DRAGONConfig, _shares
+from prismrec.models.dragon import DRAGON, DRAGONConfig
 from prismrec.models.layers.content import item_batch
 from prismrec.models.plan import TrainingPlan
 from prismrec.testing import ModelConformance, planted
@@ -309,16 +309,10 @@ def test_cold_negatives_teach_the_map_of_content(data: TrainingData) -> None:
     assert gradient.any()
 
 
-def test_shares_of_the_modalities() -> None:
-    image, text, audio = THREE[0], THREE[1], THREE[2]
-    assert _shares(None, (image, text)) == [0.1, 0.9]
-    assert _shares(None, (text, image)) == [0.9, 0.1]
-    assert _shares(None, (image, audio)) == [0.5, 0.5]
-    assert _shares(None, (image,)) == [1.0]
-    assert _shares((3.0, 1.0), (image, text)) == [0.75, 0.25]
-    for wrong in ((1.0,), (1.0, -0.5), (0.0, 0.0), (1.0, float("nan"))):
-        with pytest.raises(InputError, match="do not fit the modalities image, text"):
-            _shares(wrong, (image, text))
+def test_shares_that_do_not_fit_are_refused(data: TrainingData) -> None:
+    for wrong in ((1.0,), (0.0, 0.0)):
+        with pytest.raises(InputError, match="do not fit the modalities"):
+            DRAGON(DRAGONConfig(shares=wrong), data.inputs)
 
 
 def test_a_cold_item_without_content_hears_from_nobody(data: TrainingData) -> None:

@@ -7,9 +7,10 @@ from torch.testing import assert_close
 
 from prismrec.base.errors import InputError
 from prismrec.models.batches import ItemBatch, Modality, ModelInputs, TripletBatch
-from prismrec.models.freedom import FREEDOM, FREEDOMConfig, modality_shares
+from prismrec.models.freedom import FREEDOM, FREEDOMConfig
 from prismrec.models.layers.content import item_batch
 from prismrec.models.layers.edge_sampling import kept_edges
+from prismrec.models.layers.modality_graphs import modality_shares
 from prismrec.models.plan import TrainingPlan
 from prismrec.testing import ModelConformance, Planted, planted
 from prismrec.training.batches import Batches

@@ -6,7 +6,7 @@ item is here is an addition.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from prismrec.base.errors import InputError
 from prismrec.models.base import GradientModel, ModelConfig, Preset
-from prismrec.models.batches import Batch, ItemBatch, Modality, ModelInputs, TrainingData, TripletBatch
+from prismrec.models.batches import Batch, ItemBatch, ModelInputs, TrainingData, TripletBatch
 from prismrec.models.layers.kept import Kept
 from prismrec.models.layers.lookup import rows_or_zero
 from prismrec.models.layers.losses import bpr
-from prismrec.models.layers.modality_graphs import ModalityGraphs
+from prismrec.models.layers.modality_graphs import ModalityGraphs, modality_shares
 from prismrec.models.layers.modality_propagation import (
     ModalityPropagation,
     drawn_users,
@@ -127,7 +127,7 @@ class DRAGON(GradientModel):
         self.weights = drawn_weights(inputs.n_users, len(inputs.modalities))
         self.encoder = ModalityPropagation(inputs, config.dim, config.hidden)
         self.user_graph = UserGraph(inputs.n_users, config.user_neighbours)
-        shares = _shares(config.shares, inputs.modalities)
+        shares = modality_shares(inputs.modalities, config.shares)
         self.item_graph = ModalityGraphs(
             inputs.modalities, inputs.n_items, config.neighbours, "binary", shares
         )
@@ -200,17 +200,3 @@ class DRAGON(GradientModel):
         some = ItemBatch(items.codes[cold], tuple(v[cold] for v in items.vectors), items.present[cold])
         heard = self.item_graph.received_by(some, views.sent)
         return vectors.index_put((cold,), self.encoder.alone(some).flatten(1) + heard)
-
-
-def _shares(chosen: Sequence[float] | None, modalities: Sequence[Modality]) -> list[float]:
-    names = [modality.name for modality in modalities]
-    if chosen is None:
-        if sorted(names) == ["image", "text"]:
-            return [0.1 if name == "image" else 0.9 for name in names]
-        return [1.0 / len(names)] * len(names)
-    if len(chosen) != len(names) or min(chosen) < 0 or not 0 < sum(chosen) < math.inf:
-        raise InputError(
-            f"DRAGON: shares {tuple(chosen)} do not fit the modalities {', '.join(names)}.",
-            "Give one for each modality, none below 0, and not all of them 0.",
-        )
-    return [share / sum(chosen) for share in chosen]

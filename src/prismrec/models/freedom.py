@@ -4,7 +4,7 @@ X. Zhou, Z. Shen: A Tale of Two Graphs: Freezing and Denoising Graph Structures 
 ACM MM 2023, doi 10.1145/3581783.3611943, arXiv 2211.06924.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from prismrec.base.errors import InputError
 from prismrec.models.base import GradientModel, ModelConfig, Preset
-from prismrec.models.batches import Batch, ItemBatch, Modality, ModelInputs, TrainingData, TripletBatch
+from prismrec.models.batches import Batch, ItemBatch, ModelInputs, TrainingData, TripletBatch
 from prismrec.models.layers.edge_sampling import SampledGraph
 from prismrec.models.layers.feature_tables import FeatureTables
 from prismrec.models.layers.graph import UserItemGraph, light_gcn
 from prismrec.models.layers.kept import Kept
 from prismrec.models.layers.lookup import rows_or_zero
 from prismrec.models.layers.losses import bpr
-from prismrec.models.layers.modality_graphs import ModalityGraphs
+from prismrec.models.layers.modality_graphs import ModalityGraphs, modality_shares
 from prismrec.models.layers.pair_scores import pair_scores
 from prismrec.models.plan import TrainingPlan
 
@@ -200,23 +200,3 @@ class FREEDOM(GradientModel):
             return vectors
         some = ItemBatch(items.codes[cold], tuple(v[cold] for v in items.vectors), items.present[cold])
         return vectors.index_put((cold,), self.item_graph.received_by(some, views.sent))
-
-
-def modality_shares(modalities: Sequence[Modality], given: Sequence[float] | None) -> list[float]:
-    """Return the weight of each modality in the items' graph; they add up to 1.
-
-    Raises
-    ------
-    InputError
-        If there are more or fewer given than modalities, or all are 0.
-    """
-    names = [modality.name for modality in modalities]
-    if given is None:
-        published = sorted(names) == ["image", "text"]
-        return [{"image": 0.1, "text": 0.9}[n] if published else 1.0 / len(names) for n in names]
-    if len(given) != len(names) or sum(given) == 0:
-        raise InputError(
-            f"Setting 'shares' is {list(given)}, the modalities are {names}.",
-            "Give one number for each, not all of them 0.",
-        )
-    return [share / sum(given) for share in given]

@@ -2,9 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from prismrec.models.batches import ItemBatch
+from prismrec.base.errors import InputError
+from prismrec.models.batches import ItemBatch, Modality
 from prismrec.models.layers.content import item_batch
-from prismrec.models.layers.modality_graphs import ModalityGraph, ModalityGraphs, Weighting
+from prismrec.models.layers.modality_graphs import (
+    ModalityGraph,
+    ModalityGraphs,
+    Weighting,
+    modality_shares,
+)
 from prismrec.testing import Planted, planted
 
 
@@ -93,3 +99,15 @@ def test_state_survives(source: Planted) -> None:
     items = item_batch(source.data.features, source.cold)
     assert torch.equal(again(torch.eye(60)), graphs(torch.eye(60)))
     assert torch.equal(again.received_by(items, torch.eye(60)), graphs.received_by(items, torch.eye(60)))
+
+
+def test_shares_of_the_modalities() -> None:
+    image, text, audio = (Modality(name, 3) for name in ("image", "text", "audio"))
+    assert modality_shares((image, text), None) == [0.1, 0.9]
+    assert modality_shares((text, image), None) == [0.9, 0.1]
+    assert modality_shares((image, audio), None) == [0.5, 0.5]
+    assert modality_shares((image,), None) == [1.0]
+    assert modality_shares((image, text), (3.0, 1.0)) == [0.75, 0.25]
+    for wrong in ((1.0,), (1.0, -0.5), (0.0, 0.0), (1.0, float("nan"))):
+        with pytest.raises(InputError, match="do not fit the modalities image, text"):
+            modality_shares((image, text), wrong)

@@ -1,5 +1,6 @@
 """Training items tied to those that are alike in one modality, frozen, and where cold items come in."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prismrec.base.errors import InputError
 from prismrec.features.store import ItemFeatures
 from prismrec.models.batches import ItemBatch, Modality
 from prismrec.models.layers.content import item_batch
@@ -198,3 +200,26 @@ class ModalityGraphs(nn.Module):
     def _shares(self, present: Tensor) -> Tensor:
         shares = self.shares * present
         return shares / shares.sum(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+def modality_shares(modalities: Sequence[Modality], given: Sequence[float] | None) -> list[float]:
+    """Return the weight of each modality in an items' graph; they add up to 1.
+
+    Without given ones they are those of FREEDOM and DRAGON, 0.1 for image and 0.9 for text, where these are
+    the modalities, and equal otherwise.
+
+    Raises
+    ------
+    InputError
+        If there are more or fewer given than modalities, one is below 0 or no number, or all are 0.
+    """
+    names = [modality.name for modality in modalities]
+    if given is None:
+        published = sorted(names) == ["image", "text"]
+        return [{"image": 0.1, "text": 0.9}[n] if published else 1.0 / len(names) for n in names]
+    if len(given) != len(names) or min(given) < 0 or not 0 < sum(given) < math.inf:
+        raise InputError(
+            f"The shares {list(given)} do not fit the modalities {', '.join(names)}.",
+            "Give one number for each, none below 0, and not all of them 0.",
+        )
+    return [share / sum(given) for share in given]
