@@ -1,3 +1,4 @@
+import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from prismrec.base.errors import InputError
 from prismrec.data.dataset import Dataset
 from prismrec.data.splits import TRAIN, ItemColdStart, Split, make_split
-from prismrec.experiments.materials import drawn_users, prepare, thinned, with_gaps
+from prismrec.experiments.materials import drawn_users, of_users, prepare, thinned, with_gaps
 from prismrec.recommender.train import open_features
 
 
@@ -108,6 +109,27 @@ def test_users_are_drawn_once_and_ascending() -> None:
     assert len(two) == 2
     assert two[0] < two[1]
     np.testing.assert_array_equal(two, drawn_users(users, 2, 0))
+
+
+def test_some_users_are_kept_with_all_that_they_have(shop: Dataset) -> None:
+    split = make_split(shop, ItemColdStart(seed=0))
+    some = of_users(split, 7, seed=3)
+    users = np.unique(some.pairs.users)
+    assert len(users) == 7
+    whole = np.isin(split.pairs.users, users)
+    np.testing.assert_array_equal(some.pairs.items, split.pairs.items[whole])
+    np.testing.assert_array_equal(some.parts, split.parts[whole])
+    np.testing.assert_array_equal(np.unique(of_users(split, 7, seed=3).pairs.users), users)
+    assert not np.array_equal(np.unique(of_users(split, 7, seed=4).pairs.users), users)
+    assert len(of_users(split, 10**6, seed=3).pairs) == len(split.pairs)
+
+
+def test_users_without_anything_in_a_part_are_an_error(shop: Dataset) -> None:
+    split = make_split(shop, ItemColdStart(seed=0))
+    held = np.flatnonzero(split.parts == TRAIN)
+    trained_only = dataclasses.replace(split, pairs=split.pairs.take(held), parts=split.parts[held])
+    with pytest.raises(InputError, match="nothing in the validation part"):
+        of_users(trained_only, 3, seed=0)
 
 
 def test_what_a_run_asks_for_is_prepared(plan, shop: Dataset) -> None:

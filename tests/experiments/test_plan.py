@@ -72,6 +72,7 @@ def test_names_and_addresses_do_not_change_a_key(plan, shop: Dataset, tmp_path: 
         {"bench": {"candidates": ["as_released"]}},
         {"bench": {"users": 5}},
         {"data": {"max_per_user": 5}},
+        {"data": {"users": 5}},
         {"data": {"missing": 0.2}},
         {"data": {"missing": 0.2, "keep_one": True}},
         {"data": {"split": {"test": 0.2, "valid": 0.15}}},

@@ -154,6 +154,7 @@ def _open(
             path=str(path),
             content=content,
             modalities=section.modalities,
+            users=section.users,
             max_per_user=section.max_per_user,
             missing=share,
             keep_one=section.keep_one,

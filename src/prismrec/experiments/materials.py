@@ -15,7 +15,7 @@ from prismrec.features.store import FeatureStore
 from prismrec.recommender.train import open_features
 
 # What is drawn must not depend on anything else that is drawn from the same seed.
-_THIN, _MISSING, _USERS = 1, 2, 3
+_THIN, _MISSING, _USERS, _KEPT = 1, 2, 3, 4
 
 
 def prepare(spec: RunSpec, dataset: Dataset) -> tuple[Split, list[FeatureStore]]:
@@ -27,12 +27,46 @@ def prepare(spec: RunSpec, dataset: Dataset) -> tuple[Split, list[FeatureStore]]
         If the data lack what is asked for.
     """
     split = dataset.split(PLANS.validate_python(spec.split))
+    if spec.data.users is not None:
+        split = of_users(split, spec.data.users, spec.seed)
     if spec.data.max_per_user is not None:
         split = thinned(split, spec.data.max_per_user, spec.seed)
     stores = open_features(dataset, spec.modalities)
     if spec.data.missing > 0:
         stores = with_gaps(stores, split.items.ids, spec.data.missing, spec.seed, spec.data.keep_one)
     return split, stores
+
+
+def of_users(split: Split, keep: int, seed: int) -> Split:
+    """Return the split with the pairs of at most so many users, drawn at random, in all parts.
+
+    The items keep their parts. Held-out items that none of these users met are no candidates.
+
+    Parameters
+    ----------
+    split
+        What to take from.
+    keep
+        Most users.
+    seed
+        Of the draw.
+
+    Raises
+    ------
+    InputError
+        If a part is left without a pair.
+    """
+    found = np.unique(split.pairs.users)
+    chosen = np.random.default_rng((seed, _KEPT)).permutation(found)[:keep]
+    kept = np.isin(split.pairs.users, chosen)
+    smaller = dataclasses.replace(split, pairs=split.pairs.take(kept), parts=split.parts[kept], _openings=[])
+    for name, pairs in (("training", smaller.train), ("validation", smaller.valid)):
+        if not len(pairs):
+            raise InputError(
+                f"The {len(chosen):,} users that were drawn have nothing in the {name} part.",
+                "Raise 'users' in the recipe.",
+            )
+    return smaller
 
 
 def thinned(split: Split, keep: int, seed: int) -> Split:

@@ -166,6 +166,11 @@ def _remarks(bench: Bench, states: Sequence[RowState], lines: Sequence[Line]) ->
         notes.append(
             f"At most {section.users:,} users were measured, drawn by the seed, the same for every row."
         )
+    if first.data.users is not None:
+        notes.append(
+            f"The data are those of at most {first.data.users:,} users, drawn by the seed; other users "
+            "take part in nothing."
+        )
     if first.data.max_per_user is not None:
         notes.append(
             f"Training keeps at most {first.data.max_per_user} positives of a user, drawn by the seed; "

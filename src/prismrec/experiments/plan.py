@@ -33,7 +33,7 @@ class DataSpec(_Plain):
         What it is called, and its folder; a result does not depend on them.
     content
         Digest of interactions, catalogue, features, and of what a given split was read from.
-    modalities, max_per_user, missing, keep_one
+    modalities, users, max_per_user, missing, keep_one
         See `prismrec.experiments.recipe.DataSection`.
     """
 
@@ -41,6 +41,7 @@ class DataSpec(_Plain):
     path: str
     content: str
     modalities: tuple[str, ...] | None
+    users: int | None
     max_per_user: int | None
     missing: float
     keep_one: bool

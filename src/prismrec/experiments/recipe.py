@@ -100,6 +100,9 @@ class DataSection(_Section):
         {}, description="The split: its kind and its settings; its seed is the bench's unless it is fixed."
     )
     modalities: tuple[str, ...] | None = Field(None, description="Features to use; left out: all.")
+    users: int | None = Field(
+        None, ge=1, description="Users that are kept at all, drawn by the seed: a smaller data set, as dense."
+    )
     max_per_user: int | None = Field(
         None, ge=1, description="Training positives of a user that are kept, drawn by the seed."
     )
