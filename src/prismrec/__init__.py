@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from prismrec.models.plan import TrainingPlan as TrainingPlan
     from prismrec.models.popularity import PopularityConfig as PopularityConfig
     from prismrec.models.random_items import RandomConfig as RandomConfig
+    from prismrec.models.sasrec import SASRecConfig as SASRecConfig
     from prismrec.models.slmrec import SLMRecConfig as SLMRecConfig
     from prismrec.models.vbpr import VBPRConfig as VBPRConfig
     from prismrec.recommender.evaluate import evaluate as evaluate
@@ -103,6 +104,7 @@ _HOMES = {
     "TrainingPlan": "models.plan",
     "PopularityConfig": "models.popularity",
     "RandomConfig": "models.random_items",
+    "SASRecConfig": "models.sasrec",
     "SLMRecConfig": "models.slmrec",
     "VBPRConfig": "models.vbpr",
     "evaluate": "recommender.evaluate",

@@ -1,4 +1,3 @@
-import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -119,6 +118,8 @@ def test_some_users_are_kept_with_all_that_they_have(shop: Dataset) -> None:
     whole = np.isin(split.pairs.users, users)
     np.testing.assert_array_equal(some.pairs.items, split.pairs.items[whole])
     np.testing.assert_array_equal(some.parts, split.parts[whole])
+    assert split.order is not None
+    np.testing.assert_array_equal(some.order, split.order[whole])
     np.testing.assert_array_equal(np.unique(of_users(split, 7, seed=3).pairs.users), users)
     assert not np.array_equal(np.unique(of_users(split, 7, seed=4).pairs.users), users)
     assert len(of_users(split, 10**6, seed=3).pairs) == len(split.pairs)
@@ -126,8 +127,7 @@ def test_some_users_are_kept_with_all_that_they_have(shop: Dataset) -> None:
 
 def test_users_without_anything_in_a_part_are_an_error(shop: Dataset) -> None:
     split = make_split(shop, ItemColdStart(seed=0))
-    held = np.flatnonzero(split.parts == TRAIN)
-    trained_only = dataclasses.replace(split, pairs=split.pairs.take(held), parts=split.parts[held])
+    trained_only = split.take(split.parts == TRAIN)
     with pytest.raises(InputError, match="nothing in the validation part"):
         of_users(trained_only, 3, seed=0)
 

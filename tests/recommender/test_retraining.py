@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,35 @@ def test_false_edges_are_in_no_part_of_the_log(split):
     assert false.ledger is None
     order = np.lexsort((false.pairs.items, false.pairs.users))
     np.testing.assert_array_equal(order, np.arange(len(order)))
+
+
+def test_what_is_changed_keeps_its_order_and_false_edges_get_one(split):
+    def times(split, part=None):
+        mask = np.ones(len(split.parts), dtype=bool) if part is None else split.parts == part
+        keys = zip(split.pairs.users[mask].tolist(), split.pairs.items[mask].tolist(), strict=True)
+        return dict(zip(keys, split.order[mask].tolist(), strict=True))
+
+    true, false, more = (
+        times(split),
+        times(with_false_edges(split, 0.1, 3)),
+        times(with_false_edges(split, 0.2, 3)),
+    )
+    trained = {}
+    for (user, _), at in times(split, TRAIN).items():
+        trained.setdefault(user, set()).add(at)
+    assert all(false[pair] == at for pair, at in true.items())
+    assert all(at in trained[user] for (user, _), at in false.items() if (user, _) not in true)
+    assert false.items() <= more.items()
+    less = times(with_less(split, 0.2, 1))
+    assert less.items() <= true.items()
+
+
+def test_without_an_order_false_edges_have_none(split):
+    bare = replace(split, order=None)
+    false, same = with_false_edges(bare, 0.1, 3), with_false_edges(split, 0.1, 3)
+    assert false.order is None
+    assert pairs_of(false) == pairs_of(same)
+    assert false.hash == same.hash
 
 
 def test_more_false_edges_than_there_are(split):

@@ -1,20 +1,24 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from prismrec.base.errors import ConfigError, InputError
 from prismrec.base.progress import SILENT
 from prismrec.data.catalog import Catalog
 from prismrec.data.dataset import Dataset
-from prismrec.data.splits import ItemColdStart, RandomHoldout, Split, TrainOnAll, make_split
+from prismrec.data.splits import ItemColdStart, LeaveLast, RandomHoldout, Split, TrainOnAll, make_split
 from prismrec.features.store import FeatureStore, ItemFeatures
 from prismrec.models.linear_map import LinearMapConfig
 from prismrec.models.plan import TrainingPlan
 from prismrec.models.popularity import PopularityConfig
+from prismrec.models.sasrec import SASRecConfig
 from prismrec.recommender import train as module
 from prismrec.recommender.evaluate import evaluate
+from prismrec.recommender.recommender import Recommender
 from prismrec.recommender.train import open_features, train, validation_of
 
 
@@ -50,6 +54,29 @@ def test_validation_in_training_is_the_evaluation_of_the_part(recommender):
     history = recommender.manifest.history
     (part,) = evaluate(recommender, part="valid", candidates=["strict"]).parts
     assert part.metrics["ndcg@10"].mean == pytest.approx(history.best_metric, abs=1e-6)
+
+
+def test_a_model_of_sequences_reads_the_order_before_and_after_it_is_saved(shop, tmp_path):
+    split = make_split(shop, LeaveLast())
+    plan = TrainingPlan(sampling="users", epochs=2, batch_size=64, learning_rate=0.01)
+    trained = train(SASRecConfig(dim=8), split, plan=plan, out=tmp_path / "run")
+    loaded = Recommender.load(tmp_path / "run")
+    np.testing.assert_array_equal(loaded.split.order, split.order)
+    vectors = loaded.model.user_vectors(torch.arange(len(split.users))).detach().numpy()
+    np.testing.assert_allclose(vectors, trained.users, atol=1e-6)
+    user = int(split.train.users[0])
+    mine = split.train.users == user
+    taken = split.train.items[mine][np.argsort(split.train_order[mine], kind="stable")]
+    names = split.items.names(taken)
+    np.testing.assert_allclose(loaded.fold_in(names), trained.users[user], atol=1e-5)
+    assert not np.allclose(loaded.fold_in(names[::-1]), trained.users[user], atol=1e-3)
+
+
+def test_a_model_of_sequences_needs_an_order(shop):
+    split = replace(make_split(shop, RandomHoldout()), order=None)
+    plan = TrainingPlan(sampling="users", epochs=1)
+    with pytest.raises(InputError, match="'timestamp' or 'position'"):
+        train(SASRecConfig(dim=8), split, plan=plan)
 
 
 def test_users_without_history_are_validated_as_they_are_served(shop, split, config, plan):

@@ -15,6 +15,7 @@ from prismrec.cli import (
     models,
     recommend,
     robustness,
+    sequential,
     similar,
     source,
     train,
@@ -57,4 +58,5 @@ recommend.add_to(app)
 similar.add_to(app)
 add_items.add_to(app)
 robustness.add_to(app)
+sequential.add_to(app)
 bench.add_to(app)

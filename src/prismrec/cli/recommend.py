@@ -52,7 +52,7 @@ def recommend(
         list[str] | None,
         typer.Option(
             metavar="ITEM",
-            help="Somebody who is not known likes this item. Repeatable.",
+            help="Somebody who is not known likes this item. Repeatable, oldest first.",
             rich_help_panel=_WHO,
         ),
     ] = None,
@@ -81,6 +81,17 @@ def recommend(
             rich_help_panel=_WHAT,
         ),
     ] = False,
+    rerank: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="A run of `prismrec sequential` that puts the best items in its own order.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    depth: Annotated[
+        int, typer.Option(min=1, help="With --rerank: how many items it reads.", rich_help_panel=_WHAT)
+    ] = 20,
     out: Annotated[
         Path | None, typer.Option(help="Write the lists to .parquet, .csv or .jsonl instead.")
     ] = None,
@@ -108,13 +119,19 @@ def recommend(
     frame = recommender.recommend(
         names,
         liked=liked or None,
-        k=k,
+        k=k if rerank is None else max(k, depth),
         choose=items.value,
         where=where or (),
         exclude_seen=not include_seen,
         explain=explain,
         progress=answer.progress,
     )
+    if rerank is not None:
+        from prismrec.sequential.rerank import Reranker, rerank_lists
+
+        frame = rerank_lists(
+            frame, recommender, Reranker.load(rerank), k=k, liked=liked, progress=answer.progress
+        )
     fallback = [name for name in asked if recommender.user_vector(name)[1]]
     if fallback:
         shown = ", ".join(map(repr, fallback[:_SHOWN])) + (", ..." if len(fallback) > _SHOWN else "")

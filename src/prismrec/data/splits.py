@@ -7,7 +7,7 @@ The test part opens through `Split.open_test` alone, which counts how often that
 import json
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -283,6 +283,14 @@ class Split:
         Folder in which openings of the test part are counted; None counts in memory.
     origin
         Digest of the file that the division was read from; empty where the plan alone decides it.
+    order
+        When each pair happened first, as a timestamp or a position, shape ``(len(pairs),)``; None where the
+        log has neither.
+
+    Raises
+    ------
+    InputError
+        If `order` is not of the pairs.
     """
 
     plan: SplitPlan
@@ -293,12 +301,25 @@ class Split:
     dataset: Dataset | None = None
     ledger: Path | None = None
     origin: str = ""
+    order: Order = None
     _openings: list[dict[str, Any]] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.order is not None and len(self.order) != len(self.pairs):
+            raise InputError(
+                f"The split has {len(self.pairs):,} pairs and an order of {len(self.order):,}.",
+                "Leave pairs out with Split.take, which keeps both in step.",
+            )
 
     @cached_property
     def train(self) -> Pairs:
         """The training pairs."""
         return self.pairs.take(self.parts == TRAIN)
+
+    @cached_property
+    def train_order(self) -> Order:
+        """When each of the training pairs happened; None where the log does not say."""
+        return None if self.order is None else self.order[self.parts == TRAIN]
 
     @cached_property
     def valid(self) -> Pairs:
@@ -322,7 +343,8 @@ class Split:
     @cached_property
     def hash(self) -> str:
         """Digest of the plan, the vocabularies, the division and the file that it was read from."""
-        # An empty origin is left out: it would alter the digests of runs that were made without it.
+        # An empty origin is left out: it would alter the digests of runs that were made without it. So would
+        # the order, which does not say who may learn from what; the data set's own digest covers it.
         return digest(
             self.plan.model_dump_json().encode(),
             "\n".join(self.users.ids).encode(),
@@ -331,6 +353,16 @@ class Split:
             self.pairs.items.tobytes(),
             self.parts.tobytes(),
             *([self.origin.encode()] if self.origin else []),
+        )
+
+    def take(self, kept: npt.NDArray[np.bool_]) -> "Split":
+        """Return the split with the pairs where `kept` is true, shape ``(len(pairs),)``, in their parts."""
+        return replace(
+            self,
+            pairs=self.pairs.take(kept),
+            parts=self.parts[kept],
+            order=None if self.order is None else self.order[kept],
+            _openings=[],
         )
 
     @cached_property
@@ -413,6 +445,8 @@ class Split:
         if self.origin:
             meta[b"origin"] = self.origin.encode()
         table = pa.table({"user": self.pairs.users, "item": self.pairs.items, "part": self.parts})
+        if self.order is not None:
+            table = table.append_column("order", pa.array(self.order))
         _write_table(folder / "users.parquet", pa.table({"user_id": pa.array(self.users.ids, pa.string())}))
         _write_table(folder / "items.parquet", pa.table({"item_id": pa.array(self.items.ids, pa.string())}))
         _write_table(folder / "split.parquet", table.replace_schema_metadata(meta))
@@ -436,6 +470,8 @@ class Split:
             parts=table["part"].to_numpy(),
             ledger=Path(meta[b"ledger"].decode()) if b"ledger" in meta else None,
             origin=meta.get(b"origin", b"").decode(),
+            # Runs from before there was this column know no order.
+            order=table["order"].to_numpy() if "order" in table.column_names else None,
         )
         if split.hash != meta[b"hash"].decode():
             raise DamagedError(f"{folder}: the split's files do not belong together.", "Train again.")
@@ -458,7 +494,8 @@ def make_split(dataset: Dataset, plan: SplitPlan) -> Split:
         raise InputError("There is no positive interaction to divide.", "Lower min_rating, or check the log.")
     parts = plan.parts(dataset, pairs, order)
     ledger = dataset.path / "splits" if dataset.path is not None else None
-    split = Split(plan, dataset.users, dataset.items, pairs, parts, dataset, ledger, plan.origin(dataset))
+    origin = plan.origin(dataset)
+    split = Split(plan, dataset.users, dataset.items, pairs, parts, dataset, ledger, origin, order)
     counts = np.bincount(parts, minlength=3)
     shares = {"train": 1.0, "valid": getattr(plan, "valid", 1.0), "test": getattr(plan, "test", 1.0)}
     for name, count in zip(("train", "valid", "test"), counts, strict=True):

@@ -1,6 +1,5 @@
 """What a run learns from: the division, thinned where that is asked for, and features, with gaps torn in."""
 
-import dataclasses
 import zlib
 from collections.abc import Sequence
 
@@ -59,7 +58,7 @@ def of_users(split: Split, keep: int, seed: int) -> Split:
     found = np.unique(split.pairs.users)
     chosen = np.random.default_rng((seed, _KEPT)).permutation(found)[:keep]
     kept = np.isin(split.pairs.users, chosen)
-    smaller = dataclasses.replace(split, pairs=split.pairs.take(kept), parts=split.parts[kept], _openings=[])
+    smaller = split.take(kept)
     for name, pairs in (("training", smaller.train), ("validation", smaller.valid)):
         if not len(pairs):
             raise InputError(
@@ -93,7 +92,7 @@ def thinned(split: Split, keep: int, seed: int) -> Split:
     rank[order] = np.arange(len(train)) - starts[users[order]]
     kept = np.ones(len(split.pairs), dtype=np.bool_)
     kept[train[rank >= keep]] = False
-    return dataclasses.replace(split, pairs=split.pairs.take(kept), parts=split.parts[kept], _openings=[])
+    return split.take(kept)
 
 
 def with_gaps(

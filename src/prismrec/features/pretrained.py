@@ -13,7 +13,7 @@ from prismrec.data.pictures import PictureError
 from prismrec.data.sounds import SoundError
 from prismrec.features.encoder import ContentT, Encoder, UndecodableError, Vectors
 from prismrec.features.encoder_file import write_encoder_file
-from prismrec.features.pretrained_source import Source, first_line, need, unusable
+from prismrec.features.pretrained_source import Source, first_line, need, quiet, unusable
 
 if TYPE_CHECKING:
     import torch
@@ -157,22 +157,15 @@ def loading(asked: str) -> Iterator[None]:
     InputError
         Names the model, the reason in a line, and what to do.
     """
-    transformers = need("transformers", f"The encoder {asked!r}")
-    logs = transformers.utils.logging
-    level, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
-    logs.set_verbosity_error()
-    logs.disable_progress_bar()
+    need("transformers", f"The encoder {asked!r}")
     try:
-        yield
+        with quiet():
+            yield
     except (PrismError, MemoryError):
         raise
     # Loading somebody's files runs through three libraries; each raises what it likes.
     except Exception as error:
         raise unusable(asked, f"it cannot be loaded ({first_line(error)})") from error
-    finally:
-        logs.set_verbosity(level)
-        if bars:
-            logs.enable_progress_bar()
 
 
 def load_model(source: Source, ignored: Sequence[str] = ()) -> tuple[Any, bool]:

@@ -6,6 +6,8 @@ folder, and everything else is loaded from there without asking the network agai
 
 import importlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,22 @@ def need(package: str, needed_for: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise MissingExtraError(package, "encoders", needed_for) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the bars and hints of transformers away; it must be installed."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def unusable(asked: str, reason: str) -> InputError:

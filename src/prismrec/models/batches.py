@@ -168,6 +168,9 @@ class TrainingData:
         Codes of the training items, ascending.
     seed
         For whatever is random.
+    order
+        When each training pair happened first, as a timestamp or a position, shape ``(len(pairs),)``; None
+        where the log has neither.
     """
 
     pairs: Pairs
@@ -175,3 +178,4 @@ class TrainingData:
     features: ItemFeatures
     warm: np.ndarray[Any, np.dtype[np.int32]]
     seed: int
+    order: npt.NDArray[np.float64] | None = None

@@ -32,6 +32,7 @@ from prismrec.models.mmgcn import MMGCNConfig
 from prismrec.models.mtpr import MTPRConfig
 from prismrec.models.popularity import PopularityConfig
 from prismrec.models.random_items import RandomConfig
+from prismrec.models.sasrec import SASRecConfig
 from prismrec.models.slmrec import SLMRecConfig
 from prismrec.models.vbpr import VBPRConfig
 
@@ -40,6 +41,7 @@ MODELS: tuple[type[ModelConfig], ...] = (
     PopularityConfig,
     BPRMFConfig,
     LightGCNConfig,
+    SASRecConfig,
     ContentProfileConfig,
     LinearMapConfig,
     KernelRidgeConfig,

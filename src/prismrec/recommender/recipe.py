@@ -20,7 +20,7 @@ A recipe looks like this; everything but the model's name may be left out::
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,6 +203,23 @@ def parse_assignment(text: str) -> tuple[str, str, Any]:
             "Write field=value for the model, training.field=value or split.field=value.",
         )
     return section, field, _value(raw.strip())
+
+
+def assigned(texts: Sequence[str]) -> dict[str, Any]:
+    """Read ``field=value`` and ``field.inner=value``, values as in `parse_assignment`; for `laid_over`.
+
+    Raises
+    ------
+    ConfigError
+        If one is of another form.
+    """
+    found = {}
+    for text in texts:
+        name, equals, raw = text.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"--set {text!r} is not understood.", "Write field=value.")
+        found[name.strip()] = _value(raw.strip())
+    return found
 
 
 def laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

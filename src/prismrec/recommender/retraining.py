@@ -10,7 +10,7 @@ import numpy.typing as npt
 from prismrec.base.errors import InputError
 from prismrec.data.dataset import Dataset
 from prismrec.data.interactions import Pairs
-from prismrec.data.splits import PLANS, TRAIN, GlobalTime, LeaveLast, RandomHoldout, Split, make_split
+from prismrec.data.splits import PLANS, TRAIN, GlobalTime, LeaveLast, Order, RandomHoldout, Split, make_split
 from prismrec.evaluation.corruption import Noise, Statistics, as_stores
 from prismrec.evaluation.metrics import parse_metric
 from prismrec.evaluation.result import Interval
@@ -27,6 +27,7 @@ SIGMAS = (0.1, 0.3, 0.5, 1.0)
 FALSE_EDGES = (0.05, 0.1, 0.2)
 REMOVED = (0.2, 0.4, 0.6, 0.8)
 _DRAWS = 65_536
+_WHEN = 1
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ def with_false_edges(split: Split, share: float, seed: int) -> Split:
     """Return a split whose training part has false pairs beside its own.
 
     A false pair is one of a training user, in proportion to their pairs, and a training item, each as likely;
-    it occurs nowhere in the log, so that no held-out truth is told.
+    it occurs nowhere in the log, so that no held-out truth is told. It happens when one of the user's own
+    training pairs did, each as likely.
 
     Parameters
     ----------
@@ -171,7 +173,10 @@ def with_false_edges(split: Split, share: float, seed: int) -> Split:
         np.concatenate([split.pairs.users, users.astype(np.int32)]),
         np.concatenate([split.pairs.items, items.astype(np.int32)]),
     )
-    return _changed(split, pairs, np.concatenate([split.parts, np.full(wanted, TRAIN, dtype=np.int8)]))
+    parts = np.concatenate([split.parts, np.full(wanted, TRAIN, dtype=np.int8)])
+    if split.order is None:
+        return _changed(split, pairs, parts, None)
+    return _changed(split, pairs, parts, np.concatenate([split.order, _when(split, users, seed)]))
 
 
 def with_less(split: Split, removed: float, seed: int) -> Split:
@@ -180,7 +185,8 @@ def with_less(split: Split, removed: float, seed: int) -> Split:
     gone = np.random.default_rng(seed).permutation(train)[: round(removed * len(train))]
     kept = np.ones(len(split.pairs), dtype=np.bool_)
     kept[gone] = False
-    return _changed(split, split.pairs.take(kept), split.parts[kept])
+    less = split.take(kept)
+    return _changed(less, less.pairs, less.parts, less.order)
 
 
 def measure_splits(
@@ -325,13 +331,27 @@ def _data_share(
     )
 
 
-def _changed(split: Split, pairs: Pairs, parts: npt.NDArray[np.int8]) -> Split:
+def _when(split: Split, users: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.float64]:
+    """Draw for each of the users when one of their training pairs happened."""
+    assert split.train_order is not None
+    # A generator of its own, so that with or without an order the same pairs are drawn.
+    draws = np.random.default_rng((seed, _WHEN)).random(len(users))
+    sizes = np.bincount(split.train.users, minlength=len(split.users))
+    starts = np.cumsum(sizes) - sizes
+    by_user = np.argsort(split.train.users, kind="stable")
+    chosen = starts[users] + (draws * sizes[users]).astype(np.int64)
+    drawn: npt.NDArray[np.float64] = split.train_order[by_user[chosen]]
+    return drawn
+
+
+def _changed(split: Split, pairs: Pairs, parts: npt.NDArray[np.int8], when: Order) -> Split:
     order = np.lexsort((pairs.items, pairs.users))
     # Without a ledger: what is damaged is no split whose test part anybody opens.
     return replace(
         split,
         pairs=Pairs(pairs.users[order], pairs.items[order]),
         parts=parts[order],
+        order=None if when is None else when[order],
         ledger=None,
         _openings=[],
     )

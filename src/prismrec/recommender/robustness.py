@@ -235,7 +235,8 @@ class _Meter:
     def subject(self, features: ItemFeatures) -> Subject:
         split, model = self.opened.split, self.recommender.model
         warm = np.flatnonzero(split.warm_items).astype(np.int32)
-        data = TrainingData(split.train, model.inputs, features, warm, self.recommender.manifest.seed)
+        seed = self.recommender.manifest.seed
+        data = TrainingData(split.train, model.inputs, features, warm, seed, split.train_order)
         # Everybody who is ranked has a positive, so everybody is counted.
         degrees = self.degrees[self.ranking.users].astype(np.int64)
         return Subject(model, data, self.ranking.candidates, degrees, self.values)

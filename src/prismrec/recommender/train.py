@@ -124,7 +124,7 @@ def train(
         tuple(Modality(n, d) for n, d in zip(aligned.names, aligned.dims, strict=True)),
     )
     warm = np.flatnonzero(split.warm_items).astype(np.int32)
-    data = TrainingData(split.train, inputs, aligned, warm, seed)
+    data = TrainingData(split.train, inputs, aligned, warm, seed, split.train_order)
     if isinstance(split.plan, ItemColdStart) and not config.recommends_cold_items:
         progress.say(
             f"{config.name} knows items by their interactions only and cannot rank the items that this split "

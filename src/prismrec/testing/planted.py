@@ -55,7 +55,7 @@ def planted(
 
     Items have hidden factors. Their content is an affine function of the factors plus noise, and a user
     takes the items that agree best with a hidden taste, plus noise. So content tells about taste, and
-    nothing else does.
+    nothing else does: the order of a user's pairs is drawn at random.
 
     Parameters
     ----------
@@ -94,6 +94,8 @@ def planted(
         ItemFeatures(stores, ids),
         np.unique(train.items).astype(np.int32),
         seed,
+        # Of a generator of its own: everything else is drawn as it was before there was an order.
+        np.random.default_rng((seed, 1)).permutation(len(train)).astype(np.float64),
     )
     return Planted(data, pairs.take(part[pairs.items] == 1), pairs.take(part[pairs.items] == 2))
 

@@ -316,9 +316,12 @@ class _Run:
             "seed": self.seed,
             "features": self.data.features.content_hash,
         }
-        pairs = self.data.pairs
+        pairs, order = self.data.pairs, self.data.order
         return digest(
-            json.dumps(settings, sort_keys=True).encode(), pairs.users.tobytes(), pairs.items.tobytes()
+            json.dumps(settings, sort_keys=True).encode(),
+            pairs.users.tobytes(),
+            pairs.items.tobytes(),
+            *([] if order is None else [order.tobytes()]),
         )
 
     def _checkpoint(self) -> Checkpoint:

@@ -1,0 +1,342 @@
+"""`prismrec sequential`: a multimodal language model that reads histories, step by step."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prismrec.cli.output import Debug, Json, Output, Quiet, table
+from prismrec.cli.recommend import Choice
+from prismrec.cli.verbs import Verbs
+
+if TYPE_CHECKING:
+    from prismrec.sequential.steps import Outcome
+
+_Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="A setting; FIELD.INNER=VALUE too. Repeatable."),
+]
+_Preset = Annotated[
+    str | None,
+    typer.Option(help="Start from: published-sft, published-align, small.", show_default=False),
+]
+_Seed = Annotated[int, typer.Option(min=0, help="Seed.")]
+_Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
+_Most = Annotated[int | None, typer.Option(min=1, help="Most examples; otherwise all.", show_default=False)]
+_Restart = Annotated[bool, typer.Option("--restart", help="Begin anew; a run that is there is lost.")]
+_Shop = Annotated[
+    Path | None, typer.Option(help="Where the data set lies now, if it was moved.", show_default=False)
+]
+_Run = Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]
+_Out = Annotated[Path, typer.Option(help="Folder to write.", show_default=False)]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    steps = typer.Typer(
+        cls=Verbs,
+        no_args_is_help=True,
+        help="Tune a multimodal language model to read histories: prepare, sft, align, evaluate, recommend.",
+    )
+    steps.command(
+        "prepare",
+        epilog="Example: prismrec sequential prepare shop --task top3 --noun movie --out questions",
+    )(prepare)
+    steps.command(
+        "sft",
+        epilog="Example: prismrec sequential sft questions --model Qwen/Qwen2.5-VL-3B-Instruct --out sft",
+    )(sft)
+    steps.command(
+        "align", epilog="Example: prismrec sequential align runs/sft --loss hanorec --out runs/hanorec"
+    )(align)
+    steps.command(
+        "evaluate",
+        epilog="Example: prismrec sequential evaluate runs/hanorec --beside sasrec=runs/sasrec "
+        "--before runs/sft",
+    )(evaluate)
+    steps.command(
+        "recommend",
+        epilog="Example: prismrec sequential recommend runs/hanorec --first-stage runs/holo --user u42",
+    )(recommend)
+    steps.command("merge", epilog="Example: prismrec sequential merge runs/hanorec --out models/films")(merge)
+    app.add_typer(steps, name="sequential")
+
+
+def prepare(
+    shop: Annotated[Path, typer.Argument(help="Folder of the data set.", show_default=False)],
+    out: _Out,
+    task: Annotated[str, typer.Option(help="binary, top3, next, rerank.")] = "next",
+    noun: Annotated[
+        str | None, typer.Option(help="What an item is called: movie.", show_default=False)
+    ] = None,
+    plural: Annotated[
+        str | None, typer.Option(help="What items are called; otherwise the noun and s.", show_default=False)
+    ] = None,
+    first_stage: Annotated[
+        Path | None,
+        typer.Option(help="For rerank: the run whose lists are ranked again.", show_default=False),
+    ] = None,
+    template: Annotated[
+        Path | None, typer.Option(help="TOML with words of your own.", show_default=False)
+    ] = None,
+    settings: _Set = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make questions of a data set: histories, what came then, and what else to choose from."""
+    from prismrec.data.dataset import Dataset
+    from prismrec.recommender.recipe import assigned
+    from prismrec.recommender.recommender import Recommender
+    from prismrec.sequential.prepare import PrepareConfig
+    from prismrec.sequential.prepared import prepare as make
+
+    answer = Output(json, quiet)
+    named = {"noun": noun, "plural": plural if plural is not None else f"{noun}s" if noun else None}
+    config = PrepareConfig.parse(
+        {"task": task, **{k: v for k, v in named.items() if v is not None}, **assigned(settings or ())}
+    )
+    prepared = make(
+        Dataset.read(shop),
+        out,
+        config,
+        template=template,
+        first_stage=None if first_stage is None else Recommender.load(first_stage),
+        progress=answer.progress,
+    )
+    counts = {part: len(prepared.part(part)) for part in ("train", "valid", "test")}
+    document = {"questions": str(out), "task": task, "examples": counts, "notes": list(prepared.notes)}
+    rows = [("task", task), *((f"{part} examples", f"{n:,}") for part, n in counts.items())]
+    for note in prepared.notes:
+        answer.note(note)
+    answer.finish(document, table(("", ""), [*rows, ("questions", str(out))]))
+
+
+def sft(
+    questions: Annotated[Path, typer.Argument(help="Folder of prepared questions.", show_default=False)],
+    model: Annotated[str, typer.Option(help="Hub id or folder of a language model.", show_default=False)],
+    out: _Out,
+    preset: _Preset = None,
+    settings: _Set = None,
+    most: _Most = None,
+    seed: _Seed = 0,
+    device: _Device = "cpu",
+    shop: _Shop = None,
+    restart: _Restart = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Tune a model on the right answers. A run that was killed goes on; a finished one is left alone."""
+    from prismrec.recommender.recipe import assigned
+    from prismrec.sequential.backbone import Origin, need_llm
+    from prismrec.sequential.prepared import read_prepared
+    from prismrec.sequential.settings import tuning_of
+    from prismrec.sequential.steps import supervise
+
+    answer = Output(json, quiet)
+    need_llm("peft", model)
+    outcome = supervise(
+        read_prepared(questions, shop),
+        Origin(model),
+        out,
+        tuning_of(preset or "published-sft", assigned(settings or ())),
+        most=most,
+        seed=seed,
+        device=_device(device),
+        restart=restart,
+        progress=answer.progress,
+    )
+    _finish(answer, outcome)
+
+
+def align(
+    run: _Run,
+    out: _Out,
+    loss: Annotated[str, typer.Option(help="dpo, s-dpo, dmpo, simpo, beta-dpo, hanorec.")] = "hanorec",
+    preset: _Preset = None,
+    settings: _Set = None,
+    most: _Most = None,
+    seed: _Seed = 0,
+    device: _Device = "cpu",
+    shop: _Shop = None,
+    restart: _Restart = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Tune a supervised run by preference. Settings: preference., pairs., noise., tuning., hardness_from."""
+    from prismrec.recommender.recipe import assigned
+    from prismrec.sequential.backbone import need_llm
+    from prismrec.sequential.runs import align_config
+    from prismrec.sequential.steps import align as tune
+
+    answer = Output(json, quiet)
+    need_llm("peft", str(run))
+    config = align_config(loss, preset or "published-align", assigned(settings or ()))
+    outcome = tune(
+        run,
+        out,
+        config,
+        most=most,
+        seed=seed,
+        device=_device(device),
+        shop=shop,
+        restart=restart,
+        progress=answer.progress,
+    )
+    _finish(answer, outcome)
+
+
+def evaluate(
+    run: _Run,
+    part: Annotated[str, typer.Option(help="valid, or test, which is written down.")] = "test",
+    mode: Annotated[
+        str, typer.Option(help="likelihood of each title, or written: the model writes one of them.")
+    ] = "likelihood",
+    summed: Annotated[
+        bool, typer.Option("--summed", help="Do not divide a title's likelihood by its length.")
+    ] = False,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=RUN", help="A trained run to show beside. Repeatable.", show_default=False
+        ),
+    ] = None,
+    before: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Another run on the same questions, to compare with. Repeatable.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the files; otherwise the run's.", show_default=False)
+    ] = None,
+    most: _Most = None,
+    device: _Device = "cpu",
+    shop: _Shop = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a run beside random, popularity and what else is named; write tables into the run's folder."""
+    from prismrec.base.errors import InputError
+    from prismrec.recommender.recommender import Recommender
+    from prismrec.sequential.evaluate import evaluate_run
+
+    answer = Output(json, quiet)
+    named = {}
+    for pair in beside or ():
+        name, equals, folder = pair.partition("=")
+        if not equals or not name or not folder:
+            raise InputError(f"--beside {pair!r} is not understood.", "Write NAME=RUN.")
+        named[name] = Recommender.load(folder)
+    result = evaluate_run(
+        run,
+        part=part,
+        mode=mode,
+        normalised=not summed,
+        beside=named,
+        before=before or (),
+        most=most,
+        device=_device(device),
+        shop=shop,
+        progress=answer.progress,
+    )
+    result.write(out if out is not None else run / f"evaluation-{part}")
+    from rich.markdown import Markdown
+
+    answer.finish(result.to_json(), Markdown(result.to_markdown()))
+
+
+def recommend(
+    run: _Run,
+    first_stage: Annotated[Path, typer.Option(help="Run whose lists are ranked again.", show_default=False)],
+    user: Annotated[list[str], typer.Option(help="User id. Repeatable.", show_default=False)],
+    k: Annotated[int, typer.Option("-k", min=1, help="Length of the lists.")] = 10,
+    depth: Annotated[
+        int, typer.Option(min=1, help="How many of the first stage's items the model reads.")
+    ] = 20,
+    items: Annotated[Choice, typer.Option(help="Which items.")] = Choice.ALL,
+    device: _Device = "cpu",
+    shop: _Shop = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Recommend: a first stage finds candidates, the language model puts them in order."""
+    from prismrec.recommender.recommender import Recommender
+    from prismrec.sequential.rerank import Reranker, rerank_lists
+
+    answer = Output(json, quiet)
+    first = Recommender.load(first_stage)
+    reranker = Reranker.load(run, device=_device(device), shop=shop)
+    lists = first.recommend(
+        list(dict.fromkeys(user)), k=max(k, depth), choose=items.value, progress=answer.progress
+    )
+    best = rerank_lists(lists, first, reranker, k=k, progress=answer.progress)
+    rows = best.to_dicts()
+    answer.finish(
+        {"run": str(run), "first_stage": str(first_stage), "recommendations": rows},
+        table(
+            ("user", "rank", "before", "item", "title", "score"),
+            [
+                (r["user_id"], r["rank"], r["first_rank"], r["item_id"], r["title"], _number(r["score"]))
+                for r in rows
+            ],
+        ),
+    )
+
+
+def merge(
+    run: _Run,
+    out: _Out,
+    shop: _Shop = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write a run's model with its adapters merged: a folder that needs nothing else."""
+    from prismrec.sequential.backbone import save_merged
+    from prismrec.sequential.runs import load_run
+
+    answer = Output(json, quiet)
+    _, _, backbone, _ = load_run(run, shop=shop)
+    save_merged(backbone, out)
+    answer.finish(
+        {"run": str(run), "model": str(out), "parameters": backbone.size},
+        table(("", ""), [("model", str(out)), ("parameters", f"{backbone.size:,}")]),
+    )
+
+
+def _finish(answer: Output, outcome: "Outcome") -> None:
+    manifest = outcome.manifest
+    if outcome.already:
+        answer.note(f"{outcome.path}: already trained with the same settings, questions and seed.")
+    for note in manifest.notes:
+        answer.note(note)
+    document: dict[str, Any] = {
+        "run": str(outcome.path),
+        "already_trained": outcome.already,
+        **manifest.model_dump(mode="json"),
+    }
+    rows = [
+        ("model", manifest.plan.asked),
+        ("parameters", f"{manifest.parameters:,}, of which {manifest.trainable:,} are trained"),
+        ("examples", f"{manifest.examples:,}"),
+        ("steps", f"{manifest.steps:,}"),
+        ("loss at the end", f"{manifest.loss:.4f}"),
+        ("seconds", f"{manifest.seconds:.1f}"),
+        ("run", str(outcome.path)),
+    ]
+    answer.finish(document, table(("", ""), rows))
+
+
+def _device(asked: str) -> str:
+    from prismrec.training.loop import require_device
+
+    return require_device(asked)
+
+
+def _number(score: float | None) -> str:
+    return "-" if score is None else f"{score:.4f}"

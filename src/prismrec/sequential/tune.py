@@ -1,0 +1,454 @@
+"""The training of a language model: by supervision, and by preference.
+
+The loop is `transformers.Trainer`, for its accumulation, checkpoints, precision and processes; the losses and
+what goes into them are ours.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from prismrec.base.progress import SILENT, Progress, Task
+from prismrec.features.pretrained_source import quiet
+from prismrec.sequential.backbone import Backbone
+from prismrec.sequential.examples import Example
+from prismrec.sequential.losses import (
+    AnswerScores,
+    LossTerms,
+    PreferenceConfig,
+    RunningMargin,
+    preference_loss,
+)
+from prismrec.sequential.noise import NoDO, NoiseConfig
+from prismrec.sequential.pairs import Pair
+from prismrec.sequential.processor import Tokens
+from prismrec.sequential.rows import Rows, answer_logits, collate, log_probs
+from prismrec.sequential.settings import Tuning
+from prismrec.sequential.writer import Writer
+
+LOG = "log.jsonl"
+_CHECKPOINTS, _WHOLE, _STATE = "checkpoints", "whole", "margin.json"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One example with its answers.
+
+    Parameters
+    ----------
+    example
+        The question.
+    answers
+        Tokens of the right answer, and after it of wrong ones.
+    weights
+        Hardness weight of each wrong answer, shape ``(len(answers) - 1,)``.
+    """
+
+    example: Example
+    answers: tuple[Tensor, ...]
+    weights: Tensor
+
+
+class Lessons(TorchDataset[Lesson]):
+    """Lessons in their order."""
+
+    def __init__(self, lessons: Sequence[Lesson]) -> None:
+        self.lessons = list(lessons)
+
+    def __len__(self) -> int:
+        return len(self.lessons)
+
+    def __getitem__(self, index: int) -> Lesson:
+        return self.lessons[index]
+
+
+def supervised_lessons(writer: Writer, examples: Sequence[Example]) -> Lessons:
+    """Return examples with their right answers."""
+    none = torch.zeros(0)
+    return Lessons([Lesson(e, (writer.answer(e.positives, e.label),), none) for e in examples])
+
+
+def preference_lessons(
+    writer: Writer, examples: Sequence[Example], pairs: Sequence[Pair], weights: npt.NDArray[np.floating[Any]]
+) -> Lessons:
+    """Return examples with a right answer and wrong ones.
+
+    Parameters
+    ----------
+    writer
+        Of the model.
+    examples
+        What the pairs refer to.
+    pairs
+        The answers. For ``binary`` they are the words.
+    weights
+        Hardness weights, shape ``(pairs, wrong answers)``.
+    """
+    lessons = []
+    for pair, row in zip(pairs, weights, strict=True):
+        example = examples[pair.example]
+        answers = [writer.answer(pair.chosen, example.label)]
+        if example.label is not None:
+            answers.append(writer.answer((), not example.label))
+        answers += [writer.answer(wrong) for wrong in pair.rejected]
+        lessons.append(Lesson(example, tuple(answers), torch.from_numpy(np.asarray(row, dtype=np.float32))))
+    return Lessons(lessons)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to.
+
+    Parameters
+    ----------
+    steps
+        Steps in all, those before a restart counted.
+    loss
+        Mean loss over the last tenth of the log.
+    resumed
+        Step at which this call went on; 0: from the start.
+    """
+
+    steps: int
+    loss: float
+    resumed: int
+
+
+def train_supervised(
+    backbone: Backbone,
+    writer: Writer,
+    lessons: Lessons,
+    settings: Tuning,
+    folder: Path,
+    *,
+    seed: int,
+    progress: Progress = SILENT,
+    stop_after: int | None = None,
+) -> Trained:
+    """Train by supervision: the cross-entropy of the answers' tokens.
+
+    Parameters
+    ----------
+    backbone
+        With what is to be trained around it.
+    writer
+        Of the model.
+    lessons
+        Examples with their answers.
+    settings
+        How to train.
+    folder
+        For states that can be resumed, and the log.
+    seed
+        Of the order of examples and of dropout.
+    progress
+        Where to report to.
+    stop_after
+        Stop after so many steps, as a kill would; for tests.
+
+    Returns
+    -------
+    Trained
+    """
+    arguments = _arguments(settings, folder, seed, backbone.device)
+    trainer = _Supervised(backbone.model, arguments, lessons, _Collator(writer), settings.prompt_loss)
+    return _run(trainer, folder, progress, stop_after)
+
+
+def train_preference(
+    backbone: Backbone,
+    writer: Writer,
+    lessons: Lessons,
+    settings: Tuning,
+    preference: PreferenceConfig,
+    noise: NoiseConfig,
+    folder: Path,
+    *,
+    seed: int,
+    progress: Progress = SILENT,
+    stop_after: int | None = None,
+) -> Trained:
+    """Train by preference: right answers against wrong ones, the model before as the reference.
+
+    Parameters
+    ----------
+    backbone
+        With an adapter around it: the model without it is the reference.
+    writer, lessons, settings, folder, seed, progress, stop_after
+        As in `train_supervised`; each lesson with equally many wrong answers.
+    preference
+        The loss.
+    noise
+        The noise in the policy's passes.
+
+    Returns
+    -------
+    Trained
+    """
+    arguments = _arguments(settings, folder, seed, backbone.device)
+    trainer = _Preference(
+        backbone.model, arguments, lessons, _Collator(writer), preference, NoDO(backbone.model, noise, seed)
+    )
+    return _run(trainer, folder, progress, stop_after)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows, example by example, and the hardness weights of the pairs."""
+
+    rows: Rows
+    weights: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "_Batch":
+        return _Batch(self.rows.to(device, non_blocking), self.weights.to(device, non_blocking=non_blocking))
+
+
+class _Collator:
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+
+    def __call__(self, lessons: list[Lesson]) -> dict[str, _Batch]:
+        prompts: list[Tokens] = []
+        answers: list[Tensor] = []
+        for lesson in lessons:
+            room = max(len(answer) for answer in lesson.answers)
+            prompt = self.writer.prompt(lesson.example, room)
+            prompts += [prompt] * len(lesson.answers)
+            answers += lesson.answers
+        rows = collate(prompts, answers, self.writer.pictures(prompts), self.writer.processor.pad)
+        return {"batch": _Batch(rows, torch.stack([lesson.weights for lesson in lessons]))}
+
+
+class _Supervised(Trainer):  # type: ignore[misc]
+    """Minimises the mean cross-entropy of the answers' tokens, and if asked that of the prompts'."""
+
+    def __init__(
+        self, model: Any, arguments: Any, lessons: Lessons, collator: Any, prompt_loss: float = 0.0
+    ) -> None:
+        super().__init__(model, arguments, data_collator=collator, train_dataset=lessons)
+        self.prompt_loss = prompt_loss
+        # Means are taken here: with other numbers of answers' tokens, gradients of accumulated passes are
+        # averaged as they are.
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        rows: Rows = inputs["batch"].to(self.args.device).rows
+        whole = rows.ids.shape[1] - 1 if self.prompt_loss > 0 else None
+        logits, targets, of_answer = answer_logits(model, rows, longest=whole)
+        loss = _mean_loss(logits, targets, of_answer)
+        if self.prompt_loss == 0:
+            return loss
+        # Pictures have no token to foretell.
+        words = (rows.mask.bool() & ~rows.answer & (rows.seen == 0))[:, 1:]
+        return loss + self.prompt_loss * _mean_loss(logits, targets, words)
+
+
+class _Preference(_Supervised):
+    """Minimises a preference loss; the reference is the model without its adapter."""
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: Any,
+        lessons: Lessons,
+        collator: Any,
+        preference: PreferenceConfig,
+        noise: NoDO,
+    ) -> None:
+        super().__init__(model, arguments, lessons, collator)
+        self.preference, self.noise = preference, noise
+        self.margin = RunningMargin()
+        self._passes, self._pass_of_step = 0, -1
+        self._terms: list[LossTerms] = []
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Keep the noise until the gradient is there: activations that are computed again need it."""
+        try:
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+            return loss
+        finally:
+            self.noise.stop()
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        batch: _Batch = inputs["batch"].to(self.args.device)
+        reference = self._reference(model, batch) if self.preference.loss != "simpo" else None
+        self.noise.start(self._draw())
+        logits, targets, mask = answer_logits(model, batch.rows)
+        policy = _scores(*log_probs(self.noise.logits(logits), targets, mask), len(batch.weights))
+        terms = preference_loss(
+            self.preference, policy, reference, batch.weights, self.margin, self._gathered
+        )
+        self.margin = terms.state
+        self._terms.append(terms)
+        return terms.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add to the log what the loss saw since the last line."""
+        if self._terms and "loss" in logs:
+            for name in ("margin", "accuracy", "beta", "eta"):
+                logs[name] = float(np.mean([getattr(t, name) for t in self._terms]))
+            if self.noise.ratio() is not None:
+                logs["noise"] = float(self.noise.ratio() or 0.0)
+            self._terms.clear()
+        super().log(logs, start_time)
+
+    def _reference(self, model: Any, batch: _Batch) -> AnswerScores:
+        inner = getattr(model, "module", model)
+        inner.eval()
+        try:
+            with torch.no_grad(), inner.disable_adapter():
+                return _scores(*log_probs(*answer_logits(inner, batch.rows)), len(batch.weights))
+        finally:
+            inner.train()
+
+    def _draw(self) -> int:
+        """Return the number of this pass; the same after a restart."""
+        step = self.state.global_step
+        self._passes = self._passes + 1 if step == self._pass_of_step else 0
+        self._pass_of_step = step
+        passes: int = step * self.args.gradient_accumulation_steps + self._passes
+        draw: int = passes * self.args.world_size + self.args.process_index
+        return draw
+
+    def _gathered(self, values: Tensor) -> Tensor:
+        gathered: Tensor = self.accelerator.gather(values.detach())
+        return gathered
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            place = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / _STATE
+            place.write_text(json.dumps(vars(self.margin)))
+
+    def _load_rng_state(self, checkpoint: Any) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None and (Path(checkpoint) / _STATE).is_file():
+            self.margin = RunningMargin(**json.loads((Path(checkpoint) / _STATE).read_text()))
+
+
+def _mean_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    sums, counts = log_probs(logits, targets, mask)
+    return -sums.sum() / counts.sum()
+
+
+def _scores(sums: Tensor, counts: Tensor, examples: int) -> AnswerScores:
+    sums, counts = sums.view(examples, -1), counts.view(examples, -1)
+    return AnswerScores(sums[:, 0], sums[:, 1:], counts[:, 0], counts[:, 1:])
+
+
+class _Reporter(TrainerCallback):  # type: ignore[misc]
+    """Writes the log, marks states that are whole, reports steps."""
+
+    def __init__(self, folder: Path, start: int, advance: Callable[[], None], stop_after: int | None) -> None:
+        self.folder, self.advance, self.stop_after = folder, advance, stop_after
+        self.losses: list[float] = []
+        _keep_log(folder / LOG, start)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or logs is None or "loss" not in logs:
+            return
+        self.losses.append(float(logs["loss"]))
+        line = {"step": state.global_step, **{k: float(v) for k, v in logs.items()}}
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.advance()
+        if self.stop_after is not None and state.global_step >= self.stop_after:
+            control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+
+
+def _run(trainer: Trainer, folder: Path, progress: Progress, stop_after: int | None) -> Trained:
+    start = _last_whole(folder / _CHECKPOINTS)
+    done = int(start.name.rpartition("-")[2]) if start is not None else 0
+    with quiet(), progress.task("train", _steps(trainer)) as task:
+        reporter = _Reporter(folder, done, _advancer(task, done), stop_after)
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(reporter)
+        trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    last = reporter.losses[-max(1, len(reporter.losses) // 10) :]
+    return Trained(trainer.state.global_step, float(np.mean(last)) if last else float("nan"), done)
+
+
+def _advancer(task: Task, done: int) -> Callable[[], None]:
+    if done:
+        task.advance(done)
+    return task.advance
+
+
+def _steps(trainer: Trainer) -> int:
+    arguments: Any = trainer.args
+    passes = len(trainer.get_train_dataloader())
+    each = max(1, passes // arguments.gradient_accumulation_steps)
+    each += (
+        passes % arguments.gradient_accumulation_steps > 0 and passes > arguments.gradient_accumulation_steps
+    )
+    return int(np.ceil(arguments.num_train_epochs * each))
+
+
+def _last_whole(folder: Path) -> Path | None:
+    """Return the newest state that was written to its end; what a kill left half is removed."""
+    whole: list[tuple[int, Path]] = []
+    for path in folder.glob("checkpoint-*"):
+        if (path / _WHOLE).exists():
+            whole.append((int(path.name.rpartition("-")[2]), path))
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+    return max(whole)[1] if whole else None
+
+
+def _keep_log(path: Path, step: int) -> None:
+    """Drop the lines of steps that will be taken again."""
+    if not path.is_file():
+        return
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _arguments(settings: Tuning, folder: Path, seed: int, device: torch.device) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder / _CHECKPOINTS),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.clip_norm,
+        bf16=settings.precision == "bf16",
+        activation_checkpointing=settings.checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if settings.checkpointing else None,
+        dataloader_drop_last=settings.whole_batches,
+        remove_unused_columns=False,
+        save_strategy="steps",
+        save_steps=settings.checkpoint_steps,
+        save_total_limit=2,
+        logging_steps=10,
+        disable_tqdm=True,
+        log_level="error",
+        report_to="none",
+        seed=seed,
+        data_seed=seed,
+        use_cpu=device.type == "cpu",
+        label_names=[],
+    )
