@@ -117,3 +117,35 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return made[kind]
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def loaded(tiny: Callable[[str], Path]) -> Callable[[str], Any]:
+    """Return a function from a kind to a loaded `Backbone`. Shared: adapters would stay on it, load your own."""
+    made: dict[str, Any] = {}
+
+    def backbone(kind: str) -> Any:
+        from prismrec.sequential.backbone import Origin, load_backbone
+
+        if kind not in made:
+            made[kind] = load_backbone(Origin(str(tiny(kind))))
+        return made[kind]
+
+    return backbone
+
+
+@pytest.fixture(scope="session")
+def questions(films: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Return a function from a task to a `Prepared` folder about the films. Not to be changed."""
+    made: dict[str, Any] = {}
+
+    def prepared(task: str) -> Any:
+        from prismrec.sequential.prepare import PrepareConfig
+        from prismrec.sequential.prepared import prepare
+
+        if task not in made:
+            config = PrepareConfig.parse({"task": task, "noun": "film", "plural": "films", "negatives": 4})
+            made[task] = prepare(films, tmp_path_factory.mktemp("questions") / task, config)
+        return made[task]
+
+    return prepared

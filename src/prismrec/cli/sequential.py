@@ -20,6 +20,10 @@ _Preset = Annotated[
     str | None,
     typer.Option(help="Start from: published-sft, published-align, small.", show_default=False),
 ]
+_Recipe = Annotated[
+    Path | None,
+    typer.Option(help="TOML with the settings of all steps; what is typed goes before.", show_default=False),
+]
 _Seed = Annotated[int, typer.Option(min=0, help="Seed.")]
 _Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
 _Most = Annotated[int | None, typer.Option(min=1, help="Most examples; otherwise all.", show_default=False)]
@@ -59,13 +63,19 @@ def add_to(app: typer.Typer) -> None:
         epilog="Example: prismrec sequential recommend runs/hanorec --first-stage runs/holo --user u42",
     )(recommend)
     steps.command("merge", epilog="Example: prismrec sequential merge runs/hanorec --out models/films")(merge)
+    steps.command(
+        "estimate",
+        epilog="Example: prismrec sequential estimate questions --recipe hanorec-qwen2.5-vl-3b.toml",
+    )(estimate)
     app.add_typer(steps, name="sequential")
 
 
 def prepare(
     shop: Annotated[Path, typer.Argument(help="Folder of the data set.", show_default=False)],
     out: _Out,
-    task: Annotated[str, typer.Option(help="binary, top3, next, rerank.")] = "next",
+    task: Annotated[
+        str | None, typer.Option(help="binary, top3, next (the default), rerank.", show_default=False)
+    ] = None,
     noun: Annotated[
         str | None, typer.Option(help="What an item is called: movie.", show_default=False)
     ] = None,
@@ -79,6 +89,7 @@ def prepare(
     template: Annotated[
         Path | None, typer.Option(help="TOML with words of your own.", show_default=False)
     ] = None,
+    recipe: _Recipe = None,
     settings: _Set = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -90,12 +101,13 @@ def prepare(
     from prismrec.recommender.recommender import Recommender
     from prismrec.sequential.prepare import PrepareConfig
     from prismrec.sequential.prepared import prepare as make
+    from prismrec.sequential.recipe import read_recipe
 
     answer = Output(json, quiet)
-    named = {"noun": noun, "plural": plural if plural is not None else f"{noun}s" if noun else None}
-    config = PrepareConfig.parse(
-        {"task": task, **{k: v for k, v in named.items() if v is not None}, **assigned(settings or ())}
-    )
+    plural = plural if plural is not None else f"{noun}s" if noun else None
+    named = {"task": task, "noun": noun, "plural": plural}
+    typed = {name: value for name, value in named.items() if value is not None}
+    config = PrepareConfig.parse({**read_recipe(recipe).prepare, **typed, **assigned(settings or ())})
     prepared = make(
         Dataset.read(shop),
         out,
@@ -105,8 +117,13 @@ def prepare(
         progress=answer.progress,
     )
     counts = {part: len(prepared.part(part)) for part in ("train", "valid", "test")}
-    document = {"questions": str(out), "task": task, "examples": counts, "notes": list(prepared.notes)}
-    rows = [("task", task), *((f"{part} examples", f"{n:,}") for part, n in counts.items())]
+    document = {
+        "questions": str(out),
+        "task": config.task.value,
+        "examples": counts,
+        "notes": list(prepared.notes),
+    }
+    rows = [("task", config.task.value), *((f"{part} examples", f"{n:,}") for part, n in counts.items())]
     for note in prepared.notes:
         answer.note(note)
     answer.finish(document, table(("", ""), [*rows, ("questions", str(out))]))
@@ -114,9 +131,12 @@ def prepare(
 
 def sft(
     questions: Annotated[Path, typer.Argument(help="Folder of prepared questions.", show_default=False)],
-    model: Annotated[str, typer.Option(help="Hub id or folder of a language model.", show_default=False)],
     out: _Out,
+    model: Annotated[
+        str | None, typer.Option(help="Hub id or folder of a language model.", show_default=False)
+    ] = None,
     preset: _Preset = None,
+    recipe: _Recipe = None,
     settings: _Set = None,
     most: _Most = None,
     seed: _Seed = 0,
@@ -131,16 +151,21 @@ def sft(
     from prismrec.recommender.recipe import assigned
     from prismrec.sequential.backbone import Origin, need_llm
     from prismrec.sequential.prepared import read_prepared
+    from prismrec.sequential.recipe import read_recipe
     from prismrec.sequential.settings import tuning_of
     from prismrec.sequential.steps import supervise
 
     answer = Output(json, quiet)
+    written = read_recipe(recipe).sft
+    model = model if model is not None else written.model
+    if model is None:
+        raise typer.BadParameter("name a language model, here or in the recipe", param_hint="--model")
     need_llm("peft", model)
     outcome = supervise(
         read_prepared(questions, shop),
         Origin(model),
         out,
-        tuning_of(preset or "published-sft", assigned(settings or ())),
+        tuning_of(preset or written.preset, {**written.set, **assigned(settings or ())}),
         most=most,
         seed=seed,
         device=_device(device),
@@ -153,8 +178,12 @@ def sft(
 def align(
     run: _Run,
     out: _Out,
-    loss: Annotated[str, typer.Option(help="dpo, s-dpo, dmpo, simpo, beta-dpo, hanorec.")] = "hanorec",
+    loss: Annotated[
+        str | None,
+        typer.Option(help="dpo, s-dpo, dmpo, simpo, beta-dpo, hanorec (the default).", show_default=False),
+    ] = None,
     preset: _Preset = None,
+    recipe: _Recipe = None,
     settings: _Set = None,
     most: _Most = None,
     seed: _Seed = 0,
@@ -168,12 +197,15 @@ def align(
     """Tune a supervised run by preference. Settings: preference., pairs., noise., tuning., hardness_from."""
     from prismrec.recommender.recipe import assigned
     from prismrec.sequential.backbone import need_llm
+    from prismrec.sequential.recipe import read_recipe
     from prismrec.sequential.runs import align_config
     from prismrec.sequential.steps import align as tune
 
     answer = Output(json, quiet)
     need_llm("peft", str(run))
-    config = align_config(loss, preset or "published-align", assigned(settings or ()))
+    written = read_recipe(recipe).align
+    changes = {**written.set, **assigned(settings or ())}
+    config = align_config(loss or written.loss, preset or written.preset, changes)
     outcome = tune(
         run,
         out,
@@ -306,6 +338,63 @@ def merge(
     answer.finish(
         {"run": str(run), "model": str(out), "parameters": backbone.size},
         table(("", ""), [("model", str(out)), ("parameters", f"{backbone.size:,}")]),
+    )
+
+
+def estimate(
+    questions: Annotated[Path, typer.Argument(help="Folder of prepared questions.", show_default=False)],
+    recipe: _Recipe = None,
+    prompt: Annotated[
+        float, typer.Option(min=1, help="Mean tokens of a prompt, pictures among them.")
+    ] = 2000.0,
+    answer_tokens: Annotated[float, typer.Option("--answer", min=1, help="Mean tokens of an answer.")] = 30.0,
+    peak: Annotated[float, typer.Option(min=1, help="Operations a second at best; an H100's.")] = 989e12,
+    share: Annotated[float, typer.Option(min=0.01, max=1, help="Share of that which is reached.")] = 0.35,
+    shop: _Shop = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Estimate memory and time of tuning Qwen2.5-VL-3B on some questions. Computed, not measured."""
+    from prismrec.sequential.estimate import QWEN25_VL_3B, Load
+    from prismrec.sequential.estimate import estimate as compute
+    from prismrec.sequential.prepared import read_prepared
+    from prismrec.sequential.recipe import read_recipe
+    from prismrec.sequential.runs import align_config
+    from prismrec.sequential.settings import tuning_of
+
+    answer = Output(json, quiet)
+    written, examples = read_recipe(recipe), len(read_prepared(questions, shop).train)
+    aligned = align_config(written.align.loss, written.align.preset, written.align.set)
+    steps = {
+        "sft": (tuning_of(written.sft.preset, written.sft.set), 1),
+        "align": (aligned.tuning, 1 + aligned.pairs.rejected),
+    }
+    found = {
+        name: compute(
+            QWEN25_VL_3B,
+            tuning,
+            # The eyes take in four patches for each of a picture's tokens, which are most of a prompt.
+            Load(examples, prompt, answer_tokens, seen=4 * prompt, answers=answers),
+            peak=peak,
+            share=share,
+        )
+        for name, (tuning, answers) in steps.items()
+    }
+    rows = [
+        (name, f"{one.memory / 2**30:.1f} GiB", f"{one.operations:.2e}", f"{one.seconds / 3600:.1f} h")
+        for name, one in found.items()
+    ]
+    answer.finish(
+        {
+            "estimate": True,
+            "examples": examples,
+            "steps": {
+                name: {"bytes": one.memory, "operations": one.operations, "seconds": one.seconds}
+                for name, one in found.items()
+            },
+        },
+        table(("estimated", "memory", "operations", "time"), rows),
     )
 
 

@@ -1,5 +1,6 @@
 """Language models: found, loaded, adapted, merged, saved."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -269,4 +270,7 @@ def _merged(model: Any, folder: str) -> Any:
             f"{folder}: the adapter that the run was trained on is gone.",
             "Put it back, or train that step again; `sequential merge` makes a run that needs no other.",
         )
-    return peft.PeftModel.from_pretrained(model, folder).merge_and_unload()
+    with warnings.catch_warnings():
+        # It would go on with random weights.
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        return peft.PeftModel.from_pretrained(model, folder).merge_and_unload()

@@ -2,23 +2,24 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from prismrec.base.errors import InputError
 from prismrec.base.progress import SILENT, Progress
 from prismrec.recommender.recommender import Recommender
+from prismrec.sequential.backbone import Backbone
 from prismrec.sequential.baselines import asked, first_stage_scores, popularity_scores
 from prismrec.sequential.examples import Example, Task
 from prismrec.sequential.measures import Measured, Scored, measure
 from prismrec.sequential.prepared import Prepared
 from prismrec.sequential.result import Costs, SequentialResult, judge
 from prismrec.sequential.runs import load_run, settings_of
-from prismrec.sequential.scoring import score_examples, write_choices
+from prismrec.sequential.scoring import Floats, score_examples, write_choices
 from prismrec.sequential.writer import Writer
 
 MODES = ("likelihood", "written")
+POPULARITY = "popularity"
 
 
 def evaluate_run(
@@ -51,7 +52,8 @@ def evaluate_run(
         Trained runs of the toolkit by the name they get in the table: the first stage, SASRec. None may have
         been trained on what is asked.
     before
-        Other runs of this kind on the same questions, the supervised one before its alignment say.
+        Other runs of this kind on the same questions, the supervised one before its alignment say. They are
+        scored in the same way.
     most
         Most questions, the first ones; None: all.
     device
@@ -68,32 +70,33 @@ def evaluate_run(
     Raises
     ------
     InputError
-        If the part is empty, a run does not fit, or one was trained on what is asked.
+        If the part is empty, a run does not fit, one was trained on what is asked, or two of them have one
+        name.
     """
     if mode not in MODES:
         raise InputError(f"There is no mode {mode!r}.", f"Modes are {', '.join(MODES)}.")
     if part not in ("valid", "test"):
         raise InputError(f"There is no part {part!r} to measure.", "Parts are valid and test.")
+    _require_names([POPULARITY, *map(_name, (run, *before)), *(beside or {})])
     manifest, prepared, backbone, writer = load_run(run, device=device, shop=shop)
     examples = prepared.part(part)[:most]
     if not examples:
         raise InputError(f"{prepared.path}: the part {part!r} has no questions.", "Choose another split.")
-    begun = time.perf_counter()
-    if mode == "written" and prepared.task is not Task.BINARY:
-        scores = write_choices(backbone, writer, examples, progress=progress)
-    else:
-        scores = score_examples(backbone, writer, examples, normalised=normalised, progress=progress)
-    costs = _costs(writer, examples, time.perf_counter() - begun)
-    ours = _measured(run.name, prepared, examples, scores)
     others, notes = [], list(manifest.notes)
+    # First what is quick: a run that has seen the answers is refused before hours of scoring.
     for name, recommender in (beside or {}).items():
         found = first_stage_scores(examples, recommender, prepared.ids)
         others.append(measure(name, prepared.task, found.scored))
         notes += [f"{name}: {line}" for line in found.notes()]
+    scoring = _Scoring(mode, normalised, progress)
+    begun = time.perf_counter()
+    scores = scoring.scores(backbone, writer, examples)
+    costs = _costs(writer, examples, time.perf_counter() - begun)
+    ours = _measured(_name(run), prepared, examples, scores)
     for other in before:
-        others.append(_other(other, prepared, examples, device, shop, progress))
+        others.append(_other(other, prepared, examples, device, shop, scoring))
     opened = prepared.open_test({"run": str(run), "mode": mode}) if part == "test" else None
-    popular = measure("popularity", prepared.task, popularity_scores(examples, prepared.counts()))
+    popular = measure(POPULARITY, prepared.task, popularity_scores(examples, prepared.counts()))
     return judge(
         examples,
         ours,
@@ -113,10 +116,38 @@ def evaluate_run(
     )
 
 
+@dataclass(frozen=True)
+class _Scoring:
+    """How all models of a comparison are scored."""
+
+    mode: str
+    normalised: bool
+    progress: Progress
+
+    def scores(self, backbone: Backbone, writer: Writer, examples: Sequence[Example]) -> list[Floats]:
+        if self.mode == "written" and writer.task is not Task.BINARY:
+            return write_choices(backbone, writer, examples, progress=self.progress)
+        return score_examples(backbone, writer, examples, normalised=self.normalised, progress=self.progress)
+
+
+def _name(run: Path) -> str:
+    # "." has no name of its own.
+    return run.absolute().name
+
+
+def _require_names(names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"{name!r} would stand twice in the table.",
+                "Rename a run's folder, or give a trained run another name.",
+            )
+
+
 def _measured(
-    name: str, prepared: Prepared, examples: Sequence[Example], scores: Sequence[object]
+    name: str, prepared: Prepared, examples: Sequence[Example], scores: Sequence[Floats]
 ) -> Measured:
-    scored = [Scored(e, np.asarray(s, dtype=np.float64)) for e, s in zip(examples, scores, strict=True)]
+    scored = [Scored(e, s) for e, s in zip(examples, scores, strict=True)]
     return measure(name, prepared.task, scored)
 
 
@@ -126,15 +157,14 @@ def _other(
     examples: Sequence[Example],
     device: str,
     shop: Path | None,
-    progress: Progress,
+    scoring: _Scoring,
 ) -> Measured:
     _, same, backbone, writer = load_run(run, device=device, shop=shop)
     if same.digest != prepared.digest:
         raise InputError(
             f"{run}: this run was trained on other questions.", "Compare runs on the same questions."
         )
-    scores = score_examples(backbone, writer, examples, progress=progress)
-    return _measured(run.name, prepared, examples, scores)
+    return _measured(_name(run), prepared, examples, scoring.scores(backbone, writer, examples))
 
 
 def _costs(writer: Writer, examples: Sequence[Example], seconds: float) -> Costs:

@@ -193,6 +193,12 @@ def read_prepared(path: Path, dataset: Path | None = None) -> Prepared:
         If the data set is gone or not the one that the questions were made of.
     """
     manifest = read_json(path / MANIFEST, _WHAT)
+    lost = [name for name in ("dataset", "dataset_hash", "config", "notes") if name not in manifest]
+    if lost:
+        raise DamagedError(
+            f"{path / MANIFEST}: not as prismrec writes it, {', '.join(lost)} missing.",
+            "Run `sequential prepare` again.",
+        )
     where = dataset if dataset is not None else Path(str(manifest["dataset"]))
     if not where.is_dir():
         raise InputError(

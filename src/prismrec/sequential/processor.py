@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from prismrec.base.errors import InputError
+from prismrec.data.pictures import PictureError
+from prismrec.features.pretrained_source import first_line
 from prismrec.sequential.prompts import Picture, Prompt, Text
 
 if TYPE_CHECKING:
@@ -135,8 +137,17 @@ class PromptProcessor:
         return self.family is not Family.TEXT
 
     def pixels(self, picture: "Image") -> Pixels:
-        """Return a picture as the model's eyes take it."""
-        made = self.eyes(images=[picture], return_tensors="pt")
+        """Return a picture as the model's eyes take it.
+
+        Raises
+        ------
+        PictureError
+            If they do not: Qwen's refuse a strip that is more than 200 times as long as it is wide.
+        """
+        try:
+            made = self.eyes(images=[picture], return_tensors="pt")
+        except ValueError as error:
+            raise PictureError(f"not taken by the model ({first_line(error)})") from error
         if self.family is Family.LLAVA:
             return Pixels(made["pixel_values"], None, self._llava_tokens)
         grid = made["image_grid_thw"]
@@ -205,8 +216,8 @@ class PromptProcessor:
             # A system text of a user's own template; no title reaches it.
             head = self._plain(f"{system}\n") if system else []
             return ([] if start is None else [start]) + head, self._plain("\n")
-        turns = [{"role": "system", "content": _said(system)}] if system else []
-        text = self._render([*turns, {"role": "user", "content": _said(_HERE)}], answer_follows=True)
+        turns = [{"role": "system", "content": system}] if system else []
+        text = self._render([*turns, {"role": "user", "content": _HERE}], answer_follows=True)
         pieces = text.split(_HERE)
         if len(pieces) != 2:
             raise InputError(
@@ -215,29 +226,37 @@ class PromptProcessor:
             )
         return self._marked(pieces[0]), self._marked(pieces[1])
 
-    def _render(self, turns: list[dict[str, Any]], *, answer_follows: bool) -> str:
-        rendered: str
-        try:
-            rendered = self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=answer_follows
-            )
-            if _HERE in rendered:
+    def _render(self, turns: list[dict[str, str]], *, answer_follows: bool) -> str:
+        from jinja2 import TemplateError
+
+        # Plain strings first: a template that wants them writes a list of parts as Python would show it.
+        parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+        problems = []
+        for given in (turns, parts):
+            try:
+                rendered: str = self.tokenizer.apply_chat_template(
+                    given, tokenize=False, add_generation_prompt=answer_follows
+                )
+            # What the template itself raises, and what it runs into.
+            except (TemplateError, TypeError, ValueError, KeyError) as error:
+                problems.append(first_line(error))
+                continue
+            left_out = [turn["role"] for turn in turns if turn["content"].strip() not in rendered]
+            if not left_out:
                 return rendered
-        except (TypeError, ValueError, KeyError):
-            pass
-        # Templates of models without eyes take plain strings.
-        plain = [{**turn, "content": turn["content"][0]["text"]} for turn in turns]
-        rendered = self.tokenizer.apply_chat_template(
-            plain, tokenize=False, add_generation_prompt=answer_follows
+            problems.append(f"it leaves out what the {left_out[0]} says")
+        raise InputError(
+            f"The model's chat template cannot write {' and '.join(turn['role'] for turn in turns)} "
+            f"({problems[0]}).",
+            "If it has no place for a system text, put that into the prompt's own words.",
         )
-        return rendered
 
     def _end_of_answer(self) -> int:
         """Return the first marker the template writes after an answer; without one, the tokenizer's end."""
         end = self.tokenizer.eos_token_id
         if self.tokenizer.chat_template is not None:
             text = self._render(
-                [{"role": "user", "content": _said(_HERE)}, {"role": "assistant", "content": _said(_THERE)}],
+                [{"role": "user", "content": _HERE}, {"role": "assistant", "content": _THERE}],
                 answer_follows=False,
             )
             special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
@@ -247,10 +266,6 @@ class PromptProcessor:
         if end is None:
             raise InputError("The tokenizer has no token that ends an answer.", "Give it an eos_token.")
         return int(end)
-
-
-def _said(text: str) -> list[dict[str, str]]:
-    return [{"type": "text", "text": text}]
 
 
 def _pad(tokenizer: Any) -> int:

@@ -82,8 +82,7 @@ class Reranker:
             columns, which stay.
         histories
             What each user took, item ids, oldest first; of None, who has no id. A user without a history
-            keeps the order of the first
-            stage.
+            keeps the order of the first stage.
         new
             Items that the model's data set does not know, with title and picture: they are all it needs.
         progress
@@ -115,11 +114,15 @@ class Reranker:
                 asked.append(number)
         scores = score_examples(self.backbone, writer, examples, progress=progress)
         found = dict(zip(asked, scores, strict=True))
-        return pl.concat([_ordered(block, found.get(number)) for number, block in enumerate(blocks)])
+        # The rows of nobody have the new columns, too.
+        return pl.concat(
+            [_ordered(lists.clear(), None), *(_ordered(b, found.get(n)) for n, b in enumerate(blocks))]
+        )
 
     def _with(self, new: Shelf) -> Writer:
         old, known = self.writer, self.writer.shelf
-        fresh = [(i, t) for i, t in zip(new.ids, new.titles, strict=True) if i not in set(known.ids)]
+        there = set(known.ids)
+        fresh = [(i, t) for i, t in zip(new.ids, new.titles, strict=True) if i not in there]
         if not fresh:
             return old
         titles, _ = display_titles(
@@ -197,4 +200,7 @@ def rerank_lists(
 def shelf_of(recommender: Recommender) -> Shelf:
     """Return a run's items, those that were added later too, with what a prompt needs of them."""
     catalog = recommender.catalog
-    return Shelf(catalog.vocabulary.ids, catalog.titles(), catalog.media.get("image"))
+    items = catalog.items
+    raw = items["title"].to_list() if "title" in items.columns else catalog.titles()
+    titles = ["" if title is None else str(title) for title in raw]
+    return Shelf(catalog.vocabulary.ids, titles, catalog.media.get("image"))

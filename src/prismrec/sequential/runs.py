@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prismrec.base.errors import DamagedError, InputError
-from prismrec.base.files import read_json, storage_errors, write_json
+from prismrec.base.files import digest_file, read_json, storage_errors, write_json
 from prismrec.models.settings import parse_settings
 from prismrec.recommender.recipe import laid_over
 from prismrec.sequential.backbone import Backbone, Origin, load_backbone
@@ -81,6 +81,8 @@ class Plan(BaseModel):
         Folder of the questions, and their digest.
     asked, revision, adapters
         The model that is tuned (`prismrec.sequential.backbone.Origin`).
+    adapter_digests
+        Of the weights of `adapters`: a run is nothing without the very adapters that it was trained on.
     tuning, align
         Settings; `align` is None for ``"sft"``.
     part
@@ -99,6 +101,7 @@ class Plan(BaseModel):
     asked: str
     revision: str | None
     adapters: tuple[str, ...]
+    adapter_digests: tuple[str | None, ...] = ()
     tuning: Tuning
     align: AlignConfig | None = None
     most: int | None = None
@@ -211,6 +214,48 @@ def tuned_origin(path: Path, manifest: Manifest) -> Origin:
     return Origin(before.asked, before.revision, (*before.adapters, trained))
 
 
+def open_run(path: Path, shop: Path | None = None) -> tuple[Manifest, Prepared]:
+    """Read a finished run without its model.
+
+    Parameters
+    ----------
+    path, shop
+        As in `load_run`.
+
+    Returns
+    -------
+    manifest, prepared
+
+    Raises
+    ------
+    DamagedError
+        If the run is not finished or broken.
+    InputError
+        If its questions, their words, their data set or the adapters under it are not those of its training.
+    """
+    manifest = read_manifest(path)
+    plan = manifest.plan
+    prepared = read_prepared(Path(plan.prepared), shop)
+    if prepared.digest != plan.questions:
+        raise InputError(
+            f"{plan.prepared}: the questions or their words were changed since {path} was trained.",
+            "Put them back, or train again.",
+        )
+    for folder, known in zip(plan.adapters, plan.adapter_digests, strict=False):
+        if adapter_digest(Path(folder)) not in (known, None):
+            raise InputError(
+                f"{folder}: the adapter under {path} was trained again since.",
+                "Put the old one back, or train this run again.",
+            )
+    return manifest, prepared
+
+
+def adapter_digest(folder: Path) -> str | None:
+    """Return a digest of an adapter's weights; None where there are none."""
+    weights = folder / "adapter_model.safetensors"
+    return digest_file(weights) if weights.is_file() else None
+
+
 def load_run(
     path: Path, *, device: str = "cpu", shop: Path | None = None
 ) -> tuple[Manifest, Prepared, Backbone, Writer]:
@@ -228,15 +273,14 @@ def load_run(
     Returns
     -------
     manifest, prepared, backbone, writer
+
+    Raises
+    ------
+    DamagedError, InputError
+        As in `open_run`; and if the model cannot be loaded.
     """
-    manifest = read_manifest(path)
+    manifest, prepared = open_run(path, shop)
     plan = manifest.plan
-    prepared = read_prepared(Path(plan.prepared), shop)
-    if prepared.digest != plan.questions:
-        raise InputError(
-            f"{plan.prepared}: the questions or their words were changed since {path} was trained.",
-            "Put them back, or train again.",
-        )
     backbone = load_backbone(
         tuned_origin(path, manifest),
         device=device,

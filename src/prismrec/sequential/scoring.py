@@ -24,6 +24,9 @@ from prismrec.sequential.writer import Writer
 
 Floats = npt.NDArray[np.float64]
 
+# Titles of an answer to top3.
+_PLACES = 3
+
 
 @dataclass(frozen=True)
 class _Read:
@@ -48,7 +51,7 @@ def score_examples(
     """Score the candidates of examples.
 
     ``binary``: one score, ``log P(Yes) - log P(No)``. Otherwise one a candidate: the log-probability of its
-    quoted title right after the prompt.
+    quoted title right after the prompt, for ``top3`` as the first of the answer.
 
     Parameters
     ----------
@@ -108,7 +111,7 @@ def write_choices(
     backbone.model.eval()
     with torch.inference_mode(), progress.task("write", len(examples)) as task:
         for example in examples:
-            count = 3 if writer.task is Task.TOP3 else 1
+            count = _PLACES if writer.task is Task.TOP3 else 1
             scores.append(_written(backbone, writer, example, count))
             task.advance()
     return scores
@@ -117,11 +120,37 @@ def write_choices(
 def _answers(writer: Writer, example: Example) -> list[Tensor]:
     if writer.task is Task.BINARY:
         return [writer.processor.answer(writer.text((), label)) for label in (True, False)]
-    return [writer.processor.answer(_quoted(writer, item), ends=False) for item in example.candidates]
+    return _pieces(writer, example, 0)
 
 
-def _quoted(writer: Writer, item: int) -> str:
-    return f'"{writer.shelf.titles[item]}"'
+def _pieces(writer: Writer, example: Example, place: int) -> list[Tensor]:
+    """Return each candidate's quoted title as the model was taught to write it at a place of an answer."""
+    before, after = "", ""
+    if writer.task is Task.TOP3:
+        rest, first = _parted(writer)
+        before, after = first if place > 0 else "", rest if place < _PLACES - 1 else ""
+    titles = [writer.shelf.titles[item] for item in example.candidates]
+    return [writer.processor.answer(f'{before}"{title}"{after}', ends=False) for title in titles]
+
+
+def _parted(writer: Writer) -> tuple[str, str]:
+    """Part what stands between two titles of an answer where a token ends.
+
+    Many tokenizers have one token for a quotation mark and a comma: after a title that others follow, a model
+    that learnt whole answers never writes the mark alone.
+
+    Returns
+    -------
+    str, str
+        What belongs to the title before, and to the title behind.
+    """
+    between, write = writer.template.answer_separator, writer.processor.answer
+    whole = write(f'"a"{between}"b"').tolist()
+    for cut in range(len(between) + 1):
+        before, behind = between[:cut], between[cut:]
+        if write(f'"a"{before}', ends=False).tolist() + write(f'{behind}"b"').tolist() == whole:
+            return before, behind
+    return between, ""
 
 
 def _log_probs(
@@ -192,17 +221,17 @@ def _on(backbone: Backbone, read: _Read, owner: Tensor, ids: Tensor, kept: Tenso
 
 
 def _written(backbone: Backbone, writer: Writer, example: Example, count: int) -> Floats:
-    titles = [writer.processor.answer(_quoted(writer, c), ends=False).tolist() for c in example.candidates]
-    between = writer.processor.answer(", ", ends=False).tolist()
-    prompt = writer.prompt(example, count * (max(map(len, titles)) + len(between)))
+    places = min(count, len(example.candidates))
+    pieces = [[t.tolist() for t in _pieces(writer, example, place)] for place in range(places)]
+    prompt = writer.prompt(example, sum(max(map(len, titles)) for titles in pieces))
     read = _read(backbone, writer, [prompt])
-    scores = np.zeros(len(titles))
+    scores = np.zeros(len(example.candidates))
     said: list[int] = []
-    for place in range(min(count, len(titles))):
-        open_titles = [i for i in range(len(titles)) if scores[i] == 0]
-        choice, tokens = _likeliest(backbone, read, said, {i: titles[i] for i in open_titles})
+    for place, titles in enumerate(pieces):
+        open_titles = {i: title for i, title in enumerate(titles) if scores[i] == 0}
+        choice, tokens = _likeliest(backbone, read, said, open_titles)
         scores[choice] = count - place
-        said = [*said, *tokens, *between]
+        said = [*said, *tokens]
     return scores
 
 

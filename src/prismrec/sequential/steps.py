@@ -25,10 +25,12 @@ from prismrec.sequential.runs import (
     AlignConfig,
     Manifest,
     Plan,
+    adapter_digest,
     begin,
     is_main_process,
-    load_run,
+    open_run,
     settings_of,
+    tuned_origin,
     versions,
     writer_of,
 )
@@ -156,13 +158,13 @@ def align(
             "Tuning by preference needs an adapter: the model without it is the reference.",
             "Set tuning.adapter.rank to 1 or more.",
         )
-    _, prepared, backbone, _ = load_run(supervised, device=device, shop=shop)
+    before, prepared = open_run(supervised, shop)
+    # With this training's pictures and precision: so the run is loaded again when it is measured.
+    backbone = _load(tuned_origin(supervised, before), config.tuning, device)
     plan = _plan("align", prepared, backbone.origin, config.tuning, config, most, seed)
     done = begin(out, plan, restart=restart)
     if done is not None:
         return Outcome(out, done, True)
-    if config.tuning.four_bit:
-        backbone = _load(plan.origin, config.tuning, device)
     writer = writer_of(prepared, backbone, config.tuning)
     examples = prepared.train[:most]
     made = _pairs(config, prepared, backbone, writer, examples, progress)
@@ -214,6 +216,7 @@ def _plan(
             "asked": origin.asked,
             "revision": origin.revision,
             "adapters": origin.adapters,
+            "adapter_digests": [adapter_digest(Path(folder)) for folder in origin.adapters],
             "tuning": settings_of(tuning),
             "align": None if config is None else settings_of(config),
             "most": most,

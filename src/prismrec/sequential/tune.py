@@ -5,6 +5,7 @@ what goes into them are ours.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from prismrec.base.errors import InputError
 from prismrec.base.progress import SILENT, Progress, Task
 from prismrec.features.pretrained_source import quiet
 from prismrec.sequential.backbone import Backbone
@@ -159,10 +161,15 @@ def train_supervised(
     Returns
     -------
     Trained
+
+    Raises
+    ------
+    InputError
+        If there are too few examples for a step, or training diverges.
     """
     arguments = _arguments(settings, folder, seed, backbone.device)
     trainer = _Supervised(backbone.model, arguments, lessons, _Collator(writer), settings.prompt_loss)
-    return _run(trainer, folder, progress, stop_after)
+    return _run(trainer, len(lessons), folder, progress, stop_after)
 
 
 def train_preference(
@@ -194,12 +201,17 @@ def train_preference(
     Returns
     -------
     Trained
+
+    Raises
+    ------
+    InputError
+        As in `train_supervised`.
     """
     arguments = _arguments(settings, folder, seed, backbone.device)
     trainer = _Preference(
         backbone.model, arguments, lessons, _Collator(writer), preference, NoDO(backbone.model, noise, seed)
     )
-    return _run(trainer, folder, progress, stop_after)
+    return _run(trainer, len(lessons), folder, progress, stop_after)
 
 
 @dataclass(frozen=True)
@@ -250,9 +262,14 @@ class _Supervised(Trainer):  # type: ignore[misc]
         loss = _mean_loss(logits, targets, of_answer)
         if self.prompt_loss == 0:
             return loss
-        # Pictures have no token to foretell.
-        words = (rows.mask.bool() & ~rows.answer & (rows.seen == 0))[:, 1:]
+        # Pictures have no token to foretell, and before the first token there is nothing to foretell it from.
+        words = (rows.mask.bool() & ~rows.answer & (rows.seen == 0))[:, 1:] & rows.mask[:, :-1].bool()
         return loss + self.prompt_loss * _mean_loss(logits, targets, words)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        # Only when every process has written its part the state may be marked as whole.
+        self.accelerator.wait_for_everyone()
 
 
 class _Preference(_Supervised):
@@ -353,21 +370,27 @@ def _scores(sums: Tensor, counts: Tensor, examples: int) -> AnswerScores:
 class _Reporter(TrainerCallback):  # type: ignore[misc]
     """Writes the log, marks states that are whole, reports steps."""
 
-    def __init__(self, folder: Path, start: int, advance: Callable[[], None], stop_after: int | None) -> None:
+    def __init__(self, folder: Path, advance: Callable[[], None], stop_after: int | None) -> None:
         self.folder, self.advance, self.stop_after = folder, advance, stop_after
-        self.losses: list[float] = []
-        _keep_log(folder / LOG, start)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if not state.is_world_process_zero or logs is None or "loss" not in logs:
+        if logs is None or "loss" not in logs:
             return
-        self.losses.append(float(logs["loss"]))
+        if not math.isfinite(logs["loss"]):
+            raise InputError(
+                f"Training diverged before step {state.global_step:,}: the loss is {logs['loss']}.",
+                "Lower learning_rate; for noise on weights, lower sigma.",
+            )
+        if not state.is_world_process_zero:
+            return
         line = {"step": state.global_step, **{k: float(v) for k, v in logs.items()}}
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.advance()
+        # The last steps are told of too, however few they are.
+        control.should_log = control.should_log or state.global_step >= state.max_steps
         if self.stop_after is not None and state.global_step >= self.stop_after:
             control.should_training_stop = True
 
@@ -376,16 +399,29 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
 
 
-def _run(trainer: Trainer, folder: Path, progress: Progress, stop_after: int | None) -> Trained:
+def _run(
+    trainer: Trainer, lessons: int, folder: Path, progress: Progress, stop_after: int | None
+) -> Trained:
+    _require_enough(trainer.args, lessons)
     start = _last_whole(folder / _CHECKPOINTS)
     done = int(start.name.rpartition("-")[2]) if start is not None else 0
     with quiet(), progress.task("train", _steps(trainer)) as task:
-        reporter = _Reporter(folder, done, _advancer(task, done), stop_after)
+        if trainer.is_world_process_zero():
+            _keep_log(folder / LOG, done)
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(reporter)
+        trainer.add_callback(_Reporter(folder, _advancer(task, done), stop_after))
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
-    last = reporter.losses[-max(1, len(reporter.losses) // 10) :]
-    return Trained(trainer.state.global_step, float(np.mean(last)) if last else float("nan"), done)
+    return Trained(trainer.state.global_step, _last_loss(folder / LOG), done)
+
+
+def _require_enough(arguments: Any, lessons: int) -> None:
+    batch = arguments.per_device_train_batch_size * arguments.world_size
+    needed = batch if arguments.dataloader_drop_last else 1
+    if lessons < needed:
+        raise InputError(
+            f"There are {lessons:,} examples to learn from, and a step needs {needed:,}.",
+            "Lower batch_size or set whole_batches to false; where there is none, prepare other questions.",
+        )
 
 
 def _advancer(task: Task, done: int) -> Callable[[], None]:
@@ -415,6 +451,14 @@ def _last_whole(folder: Path) -> Path | None:
     return max(whole)[1] if whole else None
 
 
+def _last_loss(path: Path) -> float:
+    """Return the mean over the last tenth of the log, lines from before a restart among them."""
+    if not path.is_file():
+        return float("nan")
+    losses = [json.loads(line)["loss"] for line in path.read_text(encoding="utf-8").splitlines()]
+    return float(np.mean(losses[-max(1, len(losses) // 10) :])) if losses else float("nan")
+
+
 def _keep_log(path: Path, step: int) -> None:
     """Drop the lines of steps that will be taken again."""
     if not path.is_file():
@@ -425,7 +469,7 @@ def _keep_log(path: Path, step: int) -> None:
 
 
 def _arguments(settings: Tuning, folder: Path, seed: int, device: torch.device) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder / _CHECKPOINTS),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
@@ -444,6 +488,8 @@ def _arguments(settings: Tuning, folder: Path, seed: int, device: torch.device) 
         save_steps=settings.checkpoint_steps,
         save_total_limit=2,
         logging_steps=10,
+        # A loss that is no number has to be seen.
+        logging_nan_inf_filter=False,
         disable_tqdm=True,
         log_level="error",
         report_to="none",
@@ -452,3 +498,6 @@ def _arguments(settings: Tuning, folder: Path, seed: int, device: torch.device) 
         use_cpu=device.type == "cpu",
         label_names=[],
     )
+    # Otherwise several devices are used by copies of the model within this process, which know of no noise.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

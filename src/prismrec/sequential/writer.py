@@ -187,4 +187,5 @@ class Writer:
         remarks.most_tokens = max(remarks.most_tokens, len(tokens))
         remarks.shortened += shown < len(example.history)
         if not self.processor.sees:
-            remarks.without_eyes += sum(self.shelf.ids[item] in self._has for item in example.history)
+            history = example.history[-shown:]
+            remarks.without_eyes += sum(self.shelf.ids[item] in self._has for item in history)

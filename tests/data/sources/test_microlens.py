@@ -35,8 +35,8 @@ def test_log_titles_categories_and_covers(tmp_path: Path) -> None:
     pictures = read.dataset.catalog.media["image"]
     assert {name: pictures.read(name) for name in pictures.ids} == {"30": b"30.jpg", "4": b"4.jpg"}
     assert [(Path(r.source).name, r.item_id, r.reason) for r in read.refused.listed()] == [
-        ("30.png", "30", "a second cover"),
-        ("77.jpg", "77", "no such video"),
+        ("30.png", "30", "a second picture"),
+        ("77.jpg", "77", "no such item"),
     ]
     assert (read.features, read.parts) == ((), None)
 

@@ -3,7 +3,17 @@
 from difflib import get_close_matches
 
 from prismrec.base.errors import InputError
-from prismrec.data.sources import amazon, citeulike, microlens, milk_files, mmrec_files, movielens, tiktok
+from prismrec.data.sources import (
+    amazon,
+    citeulike,
+    hanorec_files,
+    llmrec,
+    microlens,
+    milk_files,
+    mmrec_files,
+    movielens,
+    tiktok,
+)
 from prismrec.data.sources.source import Source
 
 SOURCES: tuple[Source, ...] = (
@@ -12,8 +22,10 @@ SOURCES: tuple[Source, ...] = (
     *microlens.sources,
     *citeulike.sources,
     *tiktok.sources,
+    *llmrec.sources,
     *mmrec_files.sources,
     *milk_files.sources,
+    *hanorec_files.sources,
 )
 
 

@@ -20,13 +20,13 @@ from prismrec.data.catalog import Catalog
 from prismrec.data.dataset import Dataset
 from prismrec.data.interactions import Interactions
 from prismrec.data.media import FileMedia, Media
-from prismrec.data.report import Refusal, Refusals
-from prismrec.data.sources.ready_pairs import lines_of
+from prismrec.data.report import Refusals
+from prismrec.data.sources.numbered_lines import numbered_lines, unquoted
+from prismrec.data.sources.picture_folder import pictures_by_item
 from prismrec.data.sources.source import RemoteFile, Source, SourceData
 
 _PAIRS = "Expected the columns user, item, timestamp; whole numbers, times in milliseconds since 1970."
 _TITLES = "Expected a line a video: its number, a comma, its title."
-_COVERS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def read_microlens(folder: Path, size: str) -> SourceData:
@@ -65,7 +65,7 @@ def read_microlens(folder: Path, size: str) -> SourceData:
     media: dict[str, Media] = {}
     covers = folder / f"MicroLens-{size}_covers"
     if covers.is_dir():
-        media["image"] = FileMedia(_find_covers(covers, set(ids), refused))
+        media["image"] = FileMedia(pictures_by_item(covers, set(ids), refused))
     texts = ("title",) if "title" in columns else ()
     dataset = Dataset(Interactions(log), Catalog(items, texts, media), notes={"source": f"microlens/{size}"})
     return SourceData(dataset, refused=refused)
@@ -99,50 +99,8 @@ def _read_values(path: Path | None) -> Mapping[str, str] | None:
     """Read a number and a text a line; the text may hold commas, in quotation marks or not."""
     if path is None:
         return None
-    try:
-        lines = lines_of(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no UTF-8 text ({error}).", _TITLES) from None
-    found: dict[str, str] = {}
-    rows: dict[str, int] = {}
-    for row, line in enumerate(lines):
-        name, comma, text = line.partition(",")
-        name = name.strip().strip('"')
-        is_number = name.isascii() and name.isdecimal()
-        if row == 0 and comma and not is_number:
-            continue  # a header; the release of 100k has none
-        if not line.strip():
-            continue
-        if not is_number or not comma:
-            raise InputError(f"{path}, row {row}: {line[:60]!r} names no video.", _TITLES)
-        if name in rows:
-            raise InputError(f"{path}, row {row}: video {name} stands in row {rows[name]} too.", _TITLES)
-        text = _unquoted(text.strip())
-        rows[name] = row
-        if text:
-            found[name] = text
-    return found
-
-
-def _unquoted(text: str) -> str:
-    inner = text[1:-1]
-    if len(text) < 2 or text[0] != '"' or text[-1] != '"' or '"' in inner.replace('""', ""):
-        return text
-    return inner.replace('""', '"').strip()
-
-
-def _find_covers(folder: Path, ids: set[str], refused: Refusals) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in _COVERS:
-            continue
-        if path.stem not in ids:
-            refused.add(Refusal(str(path), None, "image", "no such video", item_id=path.stem))
-        elif path.stem in found:
-            refused.add(Refusal(str(path), None, "image", "a second cover", item_id=path.stem))
-        else:
-            found[path.stem] = path
-    return found
+    texts = {number: unquoted(text) for _, number, text in numbered_lines(path, "video", _TITLES)}
+    return {number: text for number, text in texts.items() if text}
 
 
 def _source(size: str, titles: str, about: str) -> Source:

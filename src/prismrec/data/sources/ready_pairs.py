@@ -11,6 +11,7 @@ from prismrec.base.errors import InputError
 from prismrec.data.catalog import Catalog
 from prismrec.data.dataset import Dataset
 from prismrec.data.interactions import Interactions
+from prismrec.data.media import Media
 from prismrec.data.report import Refusals
 from prismrec.data.sources.ready_vectors import read_vectors
 from prismrec.data.sources.source import PARTS, ReadyVectors, SourceData
@@ -116,6 +117,8 @@ def source_data(
     vectors: Mapping[str, Path],
     refused: Refusals,
     notes: Mapping[str, Any],
+    text_columns: tuple[str, ...] = (),
+    media: Mapping[str, Media] | None = None,
 ) -> SourceData:
     """Put together what was read.
 
@@ -131,6 +134,8 @@ def source_data(
         Goes on with the rows of the vectors.
     notes
         For the manifest.
+    text_columns, media
+        Of the catalogue, where the source has any.
     """
     ids = items["item_id"].to_list()
     features: tuple[ReadyVectors, ...] = tuple(
@@ -139,7 +144,9 @@ def source_data(
     extra = [column for column in ("rating", "timestamp") if column in pairs.columns]
     log = Interactions(pairs.select("user_id", "item_id", *extra))
     parts = None if pairs["part"].null_count() else pairs.select("user_id", "item_id", "part")
-    return SourceData(Dataset(log, Catalog(items), notes=notes), features, parts, refused)
+    return SourceData(
+        Dataset(log, Catalog(items, text_columns, media or {}), notes=notes), features, parts, refused
+    )
 
 
 def read_lists(path: Path, part: str) -> list[Row]:
