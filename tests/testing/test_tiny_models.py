@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from prismrec.base.errors import InputError, StorageError
+from prismrec.base.errors import InputError
 from prismrec.testing.tiny_models import tiny_model
 
 pytest.importorskip("transformers")
@@ -140,7 +140,9 @@ def test_sizes_that_do_not_fit_are_named(dim, picture, tmp_path):
     assert not (tmp_path / "no").exists()
 
 
-def test_a_file_in_the_way_is_told(tmp_path):
-    (tmp_path / "taken").write_text("")
-    with pytest.raises(StorageError, match="taken"):
-        tiny_model(tmp_path / "taken", "text", TEXTS)
+def test_what_is_there_is_not_overwritten(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for taken in (tmp_path, tmp_path / "file"):
+        with pytest.raises(InputError, match="not an empty folder"):
+            tiny_model(taken, "text", TEXTS)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

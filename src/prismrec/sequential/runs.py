@@ -181,6 +181,17 @@ def begin(out: Path, plan: Plan, *, restart: bool = False) -> Manifest | None:
     return None
 
 
+def begin_together(out: Path, plan: Plan, *, device: str, restart: bool = False) -> Manifest | None:
+    """Take a folder for a run, as `begin`; where several processes train together, once for all of them."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return begin(out, plan, restart=restart)
+    from accelerate import PartialState
+
+    with PartialState(cpu=device == "cpu").main_process_first():
+        # The others find what the first has begun, and must not clear it away.
+        return begin(out, plan, restart=restart and is_main_process())
+
+
 def clear(out: Path) -> None:
     """Remove what a run wrote, its plan last: a kill meanwhile leaves a folder that is known as a run's."""
     import shutil

@@ -26,7 +26,7 @@ from prismrec.sequential.runs import (
     Manifest,
     Plan,
     adapter_digest,
-    begin,
+    begin_together,
     is_main_process,
     open_run,
     settings_of,
@@ -105,7 +105,7 @@ def supervise(
 
     backbone = _load(origin, tuning, device)
     plan = _plan("sft", prepared, backbone.origin, tuning, None, most, seed)
-    done = begin(out, plan, restart=restart)
+    done = begin_together(out, plan, device=device, restart=restart)
     if done is not None:
         return Outcome(out, done, True)
     backbone = adapted(backbone, tuning.adapter, seed=seed)
@@ -162,7 +162,7 @@ def align(
     # With this training's pictures and precision: so the run is loaded again when it is measured.
     backbone = _load(tuned_origin(supervised, before), config.tuning, device)
     plan = _plan("align", prepared, backbone.origin, config.tuning, config, most, seed)
-    done = begin(out, plan, restart=restart)
+    done = begin_together(out, plan, device=device, restart=restart)
     if done is not None:
         return Outcome(out, done, True)
     writer = writer_of(prepared, backbone, config.tuning)

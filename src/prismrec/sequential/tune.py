@@ -399,9 +399,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
 
 
-def _run(
-    trainer: Trainer, lessons: int, folder: Path, progress: Progress, stop_after: int | None
-) -> Trained:
+def _run(trainer: Trainer, lessons: int, folder: Path, progress: Progress, stop_after: int | None) -> Trained:
     _require_enough(trainer.args, lessons)
     start = _last_whole(folder / _CHECKPOINTS)
     done = int(start.name.rpartition("-")[2]) if start is not None else 0

@@ -82,12 +82,14 @@ def tiny_model(
     Raises
     ------
     InputError
-        If a size does not fit.
+        If a size does not fit, or the folder holds something.
     """
     if dim % 32 or picture % 28:
         raise InputError(
             f"dim={dim}, picture={picture}: sizes do not fit.", "dim is a multiple of 32, picture of 28."
         )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: this is not an empty folder.", "Choose a new one.")
     tokenizer = _tokenizer(texts, vocabulary)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
