@@ -121,7 +121,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def loaded(tiny: Callable[[str], Path]) -> Callable[[str], Any]:
-    """Return a function from a kind to a loaded `Backbone`. Shared: adapters would stay on it, load your own."""
+    """Return a function from a kind to a loaded `Backbone`, shared by all: for an adapter load your own."""
     made: dict[str, Any] = {}
 
     def backbone(kind: str) -> Any:

@@ -3,8 +3,8 @@
 What HaNoRec's released code reads (github.com/wangyu0627/HaNoRec; MicroLens, Netflix, MovieLens), and so what
 is certain: ``train.tsv``, ``val.tsv`` and ``test.tsv`` have no header and a line a user: the user, a tab, and
 items separated by spaces, of which the last is what is to be predicted. ``<Name>_titles.csv`` is a table with
-the columns ``item`` and ``title``, quoted where a title holds a comma. ``images/<item>.jpg`` are the pictures,
-and not every item has one.
+the columns ``item`` and ``title``, quoted where a title holds a comma. ``images/<item>.jpg`` are the
+pictures, and not every item has one.
 
 What is assumed: that the items stand in the order of time throughout. The code treats them so, and the owners
 of MicroLens say it of theirs; nothing says it of Netflix and MovieLens.
@@ -165,8 +165,8 @@ sources: tuple[Source, ...] = (
         "repository names the archive (Google Drive) that its authors offer.",
         licence="Not stated with the files; those of MicroLens, the Netflix Prize and MovieLens apply.",
         citation="Y. Wang, Y. Yang, L. Wu, Y. Zhang, F. Liu, R. Hong, Multimodal Large Language Models with "
-        "Adaptive Preference Optimization for Sequential Recommendation, SIGIR 2026, arXiv 2511.18740; and the "
-        "data: MicroLens (arXiv 2309.15379), the Netflix Prize, or MovieLens (Harper and Konstan, 2015)",
+        "Adaptive Preference Optimization for Sequential Recommendation, SIGIR 2026, arXiv 2511.18740; and "
+        "the data: MicroLens (arXiv 2309.15379), the Netflix Prize, or MovieLens (Harper and Konstan, 2015)",
         files=(),
         read=read_hanorec,
     ),

@@ -3,20 +3,20 @@
 What LLMRec's README and its code (github.com/HKUDS/LLMRec) say: ``train.json``, ``val.json`` and
 ``test.json`` map a user's code to the codes of items. ``item_attribute.csv``, in places called
 ``item_attribute_filter.csv``, has no header and the columns id, year and title; its row n is the film with
-the code n, whatever its id. ``text_feat.npy`` (768 numbers a film) and ``image_feat.npy`` (512) have row n for
-item n too. The posters lie in the folder ``Netflix_Posters``. The pairs stand for ratings of the Netflix
-Prize; which ratings became pairs is not stated, nor is any order of the lists. So there is neither a time nor
-a position here: a task that asks what came next cannot be put to these files.
+the code n, whatever its id. ``text_feat.npy`` (768 numbers a film) and ``image_feat.npy`` (512) have row n
+for item n too. The posters lie in the folder ``Netflix_Posters``. The pairs stand for ratings of the Netflix
+Prize; which ratings became pairs is not stated, nor is any order of the lists. So there is neither a time
+nor a position here: a task that asks what came next cannot be put to these files.
 
 What is assumed: a poster ``<id>.jpg`` is named after the id of the table. Where the ids are not the codes, it
 could as well be named after the code; then posters are an error rather than shown with the wrong films.
 
-What users report: ``val.json`` and ``test.json`` of the release are the same file (issue 31 of the
-repository), and films of the table that nobody is listed with are many (issue 16). Where the two parts are the
-same, the pairs are the test part, as in the published numbers, and the validation part is empty.
+What users report: ``val.json`` and ``test.json`` of the release are the same (issue 31 of the repository),
+and nobody is listed with half of the films (issue 16). Where the two parts are the same, the pairs are the
+test part, on which the published numbers stand, and the validation part is empty.
 
-The files that a language model added (``augmented_*``, ``candidate_indices``) and the pickles ``train_mat`` and
-so on are not read.
+What a language model added (``augmented_*``, ``candidate_indices``) and the pickles (``train_mat``) are not
+read.
 """
 
 import re
@@ -146,8 +146,8 @@ def _require_codes_as_ids(films: pl.DataFrame, path: Path, posters: Path) -> Non
     other = films.filter(pl.col("netflix_id") != pl.col("item_id"))
     raise InputError(
         f"{path}: the film with the code {other['item_id'][0]} has the id {other['netflix_id'][0]}; "
-        f"{other.height:,} of {films.height:,} ids are not the codes. Whether the files in {posters.name} are "
-        "named after ids or codes cannot be told.",
+        f"{other.height:,} of {films.height:,} ids are not the codes. Whether the files in {posters.name} "
+        "are named after ids or codes cannot be told.",
         "Name the posters after the codes, 0.jpg for the first film, and put the codes in place of the ids "
         f"in {path.name}; or take {posters.name} away, to do without pictures.",
     )
@@ -180,10 +180,10 @@ sources: tuple[Source, ...] = (
         name="llmrec/netflix",
         about="Films of the Netflix Prize with titles, years, posters and vectors, as LLMRec prepared them. "
         "train.json, val.json, test.json, item_attribute.csv, Netflix_Posters/ and <modality>_feat.npy; the "
-        "README of LLMRec's repository names the shared folder (Google Drive) in which its authors offer them.",
+        "README of LLMRec's repository names the shared folder (Google Drive) that its authors offer.",
         licence="Not stated with the files; the posters belong to their owners, the ratings to Netflix.",
-        citation="W. Wei, X. Ren, J. Tang, Q. Wang, L. Su, S. Cheng, J. Wang, D. Yin, C. Huang, LLMRec: Large "
-        "Language Models with Graph Augmentation for Recommendation, WSDM 2024",
+        citation="W. Wei, X. Ren, J. Tang, Q. Wang, L. Su, S. Cheng, J. Wang, D. Yin, C. Huang, LLMRec: "
+        "Large Language Models with Graph Augmentation for Recommendation, WSDM 2024",
         files=(),
         read=read_llmrec,
     ),
