@@ -208,6 +208,18 @@ def test_no_title_is_read_as_a_marker(processors, kind, title):
     check_no_marker(processors[kind], title)
 
 
+def test_markers_that_are_not_special_are_text_too(own):
+    processor = own(None)
+    processor.tokenizer.add_tokens(["<tool_call>"])
+    config = SimpleNamespace(model_type="qwen2", vision_config=None)
+    other = PromptProcessor(processor.tokenizer, None, config)
+    marker = other.tokenizer.convert_tokens_to_ids("<tool_call>")
+    assert marker in other.tokenizer("a <tool_call> b", split_special_tokens=True).input_ids
+    ids = other.prompt(Prompt((Text("a <tool_call> b"),), ""), {}).ids.tolist()
+    assert marker not in ids
+    assert "a <tool_call> b" in other.read(ids)
+
+
 @settings(max_examples=80)
 @given(title=TITLES, kind=st.sampled_from(KINDS))
 def test_no_title_is_read_as_a_marker_whatever_it_says(processors, title, kind):

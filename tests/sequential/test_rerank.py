@@ -19,14 +19,14 @@ from prismrec.sequential.examples import Example
 
 pytest.importorskip("peft")
 
-from prismrec.sequential.backbone import Origin  # noqa: E402
-from prismrec.sequential.prepare import PrepareConfig  # noqa: E402
-from prismrec.sequential.prepared import prepare  # noqa: E402
-from prismrec.sequential.rerank import Reranker, rerank_lists, shelf_of  # noqa: E402
-from prismrec.sequential.scoring import score_examples  # noqa: E402
-from prismrec.sequential.settings import tuning_of  # noqa: E402
-from prismrec.sequential.steps import supervise  # noqa: E402
-from prismrec.sequential.writer import Shelf, Writer  # noqa: E402
+from prismrec.sequential.backbone import Origin
+from prismrec.sequential.prepare import PrepareConfig
+from prismrec.sequential.prepared import prepare
+from prismrec.sequential.rerank import Reranker, rerank_lists, shelf_of
+from prismrec.sequential.scoring import score_examples
+from prismrec.sequential.settings import tuning_of
+from prismrec.sequential.steps import supervise
+from prismrec.sequential.writer import Shelf, Writer
 
 SETTINGS = {"epochs": 1, "batch_size": 4, "learning_rate": 0.05, "clip_norm": 1e9}
 

@@ -316,6 +316,24 @@ def test_three_different_titles_are_written_each_after_the_others(comma, shelf) 
     assert all((a == b).all() for a, b in zip(found, again, strict=True))
 
 
+def test_each_token_is_asked_for_after_all_that_was_said(comma, shelf, monkeypatch) -> None:
+    its = writer_of(comma, shelf)
+    asked, real = [], scoring._next_logits
+
+    def note(backbone, read, said):
+        asked.append(list(said))
+        return real(backbone, read, said)
+
+    monkeypatch.setattr(scoring, "_next_logits", note)
+    (scores,) = write_choices(comma, its, [TOP3])
+    chosen = [TOP3.candidates[scores.tolist().index(rank)] for rank in (3, 2, 1)]
+    answer = its.answer(chosen).tolist()
+    assert all(said == answer[: len(said)] for said in asked)
+    # Something was open at the third title, too.
+    two = ", ".join(f'"{shelf.titles[item]}"' for item in chosen[:2])
+    assert len(asked[-1]) >= len(its.processor.answer(f"{two},", ends=False))
+
+
 def test_a_list_of_two_is_written_whole(comma, shelf) -> None:
     two = Example("u", (20, 14), (3, 25), (3, 25))
     (scores,) = write_choices(comma, writer_of(comma, shelf), [two])

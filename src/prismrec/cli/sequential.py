@@ -7,7 +7,6 @@ import typer
 
 from prismrec.cli.output import Debug, Json, Output, Quiet, table
 from prismrec.cli.recommend import Choice
-from prismrec.cli.verbs import Verbs
 
 if TYPE_CHECKING:
     from prismrec.sequential.steps import Outcome
@@ -37,8 +36,8 @@ _Out = Annotated[Path, typer.Option(help="Folder to write.", show_default=False)
 
 def add_to(app: typer.Typer) -> None:
     """Add the verb to the application."""
+    # A plain group: errors are reported by the one around it, once.
     steps = typer.Typer(
-        cls=Verbs,
         no_args_is_help=True,
         help="Tune a multimodal language model to read histories: prepare, sft, align, evaluate, recommend.",
     )
@@ -262,6 +261,8 @@ def evaluate(
         name, equals, folder = pair.partition("=")
         if not equals or not name or not folder:
             raise InputError(f"--beside {pair!r} is not understood.", "Write NAME=RUN.")
+        if name in named:
+            raise InputError(f"--beside: the name {name!r} stands twice.", "Give each run its own name.")
         named[name] = Recommender.load(folder)
     result = evaluate_run(
         run,
@@ -275,7 +276,8 @@ def evaluate(
         shop=shop,
         progress=answer.progress,
     )
-    result.write(out if out is not None else run / f"evaluation-{part}")
+    name = f"evaluation-{part}" if mode == "likelihood" else f"evaluation-{part}-{mode}"
+    result.write(out if out is not None else run / name)
     from rich.markdown import Markdown
 
     answer.finish(result.to_json(), Markdown(result.to_markdown()))
@@ -308,6 +310,9 @@ def recommend(
     )
     best = rerank_lists(lists, first, reranker, k=k, progress=answer.progress)
     rows = best.to_dicts()
+    unknown = list(dict.fromkeys(row["user_id"] for row in rows if row["score"] is None))
+    if unknown:
+        answer.note(f"Without a history, in the order of the first stage: {', '.join(map(repr, unknown))}")
     answer.finish(
         {"run": str(run), "first_stage": str(first_stage), "recommendations": rows},
         table(
@@ -329,10 +334,11 @@ def merge(
     debug: Debug = False,
 ) -> None:
     """Write a run's model with its adapters merged: a folder that needs nothing else."""
-    from prismrec.sequential.backbone import save_merged
+    from prismrec.sequential.backbone import require_empty, save_merged
     from prismrec.sequential.runs import load_run
 
     answer = Output(json, quiet)
+    require_empty(out)
     _, _, backbone, _ = load_run(run, shop=shop)
     save_merged(backbone, out)
     answer.finish(

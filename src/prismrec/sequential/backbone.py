@@ -1,6 +1,9 @@
 """Language models: found, loaded, adapted, merged, saved."""
 
+import importlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,7 +156,7 @@ def adapted(backbone: Backbone, settings: Adapter, *, seed: int) -> Backbone:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _without_hints():
         torch.manual_seed(seed)
         model = peft.get_peft_model(backbone.base, config)
     return Backbone(model, backbone.processor, backbone.origin)
@@ -191,12 +194,31 @@ def save_trained(backbone: Backbone, folder: Path) -> Origin:
 
 
 def save_merged(backbone: Backbone, folder: Path) -> None:
-    """Save model, tokenizer and picture processor as a folder that stands alone."""
+    """Save model, tokenizer and picture processor as a folder that stands alone.
+
+    Raises
+    ------
+    InputError
+        If an adapter is in training, or the folder is not empty.
+    """
     if hasattr(backbone.model, "get_base_model"):
         raise InputError("An adapter in training is not merged.", "Load the run, then save it.")
+    require_empty(folder)
     with storage_errors(folder), quiet():
         backbone.model.save_pretrained(folder)
         backbone.processor.save(folder)
+
+
+def require_empty(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises
+    ------
+    InputError
+        If it does, or is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: this is not an empty folder.", "Choose a new or empty folder.")
 
 
 def need_llm(package: str, asked: str) -> Any:
@@ -207,8 +229,6 @@ def need_llm(package: str, asked: str) -> Any:
     MissingExtraError
         If it is not installed.
     """
-    import importlib
-
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -255,12 +275,26 @@ def _load(
 
 
 def _four_bits() -> Any:
-    need_llm("bitsandbytes", "with weights in 4 bits")
     from transformers import BitsAndBytesConfig
 
+    try:
+        importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        raise InputError(
+            "Weights in 4 bits need the package 'bitsandbytes', which is not installed.",
+            "Install it, or leave four_bit off.",
+        ) from error
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
     )
+
+
+@contextmanager
+def _without_hints() -> Iterator[None]:
+    """Keep away what peft's use of transformers' older names makes it say; nobody can act on it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        yield
 
 
 def _merged(model: Any, folder: str) -> Any:
@@ -270,7 +304,7 @@ def _merged(model: Any, folder: str) -> Any:
             f"{folder}: the adapter that the run was trained on is gone.",
             "Put it back, or train that step again; `sequential merge` makes a run that needs no other.",
         )
-    with warnings.catch_warnings():
+    with _without_hints():
         # It would go on with random weights.
         warnings.filterwarnings("error", message="Found missing adapter keys")
         return peft.PeftModel.from_pretrained(model, folder).merge_and_unload()

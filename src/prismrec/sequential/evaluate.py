@@ -14,7 +14,7 @@ from prismrec.sequential.examples import Example, Task
 from prismrec.sequential.measures import Measured, Scored, measure
 from prismrec.sequential.prepared import Prepared
 from prismrec.sequential.result import Costs, SequentialResult, judge
-from prismrec.sequential.runs import load_run, settings_of
+from prismrec.sequential.runs import load_run, read_manifest, settings_of
 from prismrec.sequential.scoring import Floats, score_examples, write_choices
 from prismrec.sequential.writer import Writer
 
@@ -77,12 +77,19 @@ def evaluate_run(
         raise InputError(f"There is no mode {mode!r}.", f"Modes are {', '.join(MODES)}.")
     if part not in ("valid", "test"):
         raise InputError(f"There is no part {part!r} to measure.", "Parts are valid and test.")
+    if most is not None and most < 1:
+        raise InputError(f"At most {most} questions (most) are none.", "Give 1 or more, or None for all.")
     _require_names([POPULARITY, *map(_name, (run, *before)), *(beside or {})])
     manifest, prepared, backbone, writer = load_run(run, device=device, shop=shop)
     examples = prepared.part(part)[:most]
     if not examples:
         raise InputError(f"{prepared.path}: the part {part!r} has no questions.", "Choose another split.")
     others, notes = [], list(manifest.notes)
+    for other in before:
+        if read_manifest(other).plan.questions != manifest.plan.questions:
+            raise InputError(
+                f"{other}: this run was trained on other questions.", "Compare runs on the same questions."
+            )
     # First what is quick: a run that has seen the answers is refused before hours of scoring.
     for name, recommender in (beside or {}).items():
         found = first_stage_scores(examples, recommender, prepared.ids)
@@ -159,11 +166,7 @@ def _other(
     shop: Path | None,
     scoring: _Scoring,
 ) -> Measured:
-    _, same, backbone, writer = load_run(run, device=device, shop=shop)
-    if same.digest != prepared.digest:
-        raise InputError(
-            f"{run}: this run was trained on other questions.", "Compare runs on the same questions."
-        )
+    _, _, backbone, writer = load_run(run, device=device, shop=shop)
     return _measured(_name(run), prepared, examples, scoring.scores(backbone, writer, examples))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from prismrec.base.errors import DamagedError, InputError
-from prismrec.base.files import digest_file, read_json, storage_errors, write_json
+from prismrec.base.files import digest, digest_file, read_json, storage_errors, write_json
 from prismrec.base.progress import SILENT, Progress
 from prismrec.data.dataset import Dataset
 from prismrec.recommender.recommender import Recommender
@@ -104,7 +104,10 @@ class Prepared:
     def digest(self) -> str:
         """Of everything that answers are learnt from."""
         parts = (*(f"{name}.parquet" for name in PART_NAMES), TITLES)
-        return "-".join([*(digest_file(self.path / name)[:8] for name in parts), self.template.digest[:8]])
+        config = self.config
+        words = (self.template.digest, config.task.value, config.noun, config.plural)
+        asked = digest(*(word.encode() for word in words))
+        return "-".join([*(digest_file(self.path / name)[:8] for name in parts), asked[:8]])
 
 
 def prepare(
@@ -212,7 +215,7 @@ def read_prepared(path: Path, dataset: Path | None = None) -> Prepared:
             "Run `sequential prepare` again.",
         )
     try:
-        names = pl.read_parquet(path / TITLES)
+        names = pl.read_parquet(path / TITLES, columns=["item_id", "title"])
         config = PrepareConfig.model_validate(manifest["config"])
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise DamagedError(

@@ -118,6 +118,7 @@ class PromptProcessor:
         self.eyes = eyes
         self.family = family_of(config)
         self.pad = _pad(tokenizer)
+        self._markers = frozenset(int(i) for i in tokenizer.added_tokens_decoder)
         self._end = self._end_of_answer()
         if self.family is Family.QWEN:
             self._before, self._token, self._after = (
@@ -203,6 +204,13 @@ class PromptProcessor:
             self.eyes.save_pretrained(folder)
 
     def _plain(self, text: str) -> list[int]:
+        ids = self._unmarked(text)
+        if not self._markers.isdisjoint(ids):
+            # Markers that the tokenizer does not count as special, <tool_call> say, are read all the same.
+            ids = [i for character in text for i in self._unmarked(character)]
+        return ids
+
+    def _unmarked(self, text: str) -> list[int]:
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
         return [int(i) for i in ids]
 

@@ -108,9 +108,9 @@ class Reranker:
             user = block["user_id"][0]
             known = [codes[i] for i in histories.get(user, []) if i in codes][-self.prepared.config.shown :]
             if known:
-                examples.append(
-                    Example(str(user), tuple(known), (), _codes(block["item_id"].to_list(), codes))
-                )
+                name = "anonymous" if user is None else str(user)
+                candidates = _codes(block["item_id"].to_list(), codes)
+                examples.append(Example(name, tuple(known), (), candidates))
                 asked.append(number)
         scores = score_examples(self.backbone, writer, examples, progress=progress)
         found = dict(zip(asked, scores, strict=True))

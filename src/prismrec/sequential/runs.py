@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from prismrec.base.errors import DamagedError, InputError
 from prismrec.base.files import digest_file, read_json, storage_errors, write_json
 from prismrec.models.settings import parse_settings
+from prismrec.recommender.manifest import FORMAT as TRAINED_FORMAT
 from prismrec.recommender.recipe import laid_over
 from prismrec.sequential.backbone import Backbone, Origin, load_backbone
 from prismrec.sequential.losses import PreferenceConfig
@@ -205,13 +206,21 @@ def read_manifest(path: Path) -> Manifest:
 
     Raises
     ------
+    InputError
+        If the folder is no run, or one of another kind.
     DamagedError
-        If it is missing or broken.
+        If the run is not finished, or its manifest broken.
     """
     if (path / PLAN).is_file() and not (path / MANIFEST).is_file():
         raise DamagedError(f"{path}: this run is not finished.", "Give the command that began it again.")
+    known = read_json(path / MANIFEST, _WHAT)
+    if known.get("format") == TRAINED_FORMAT:
+        raise InputError(
+            f"{path}: this is a run of `prismrec train`, not {_WHAT}.",
+            "Name the folder of a step of `prismrec sequential`: sft or align.",
+        )
     try:
-        return Manifest.model_validate(read_json(path / MANIFEST, _WHAT))
+        return Manifest.model_validate(known)
     except ValidationError as error:
         raise DamagedError(f"{path / MANIFEST}: not as prismrec writes it.", "Train it again.") from error
 

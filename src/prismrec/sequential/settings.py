@@ -1,5 +1,6 @@
 """How a language model is tuned: adapters, steps, and what a prompt may hold."""
 
+import difflib
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -109,5 +110,7 @@ def tuning_of(preset: str, changes: Mapping[str, Any]) -> Tuning:
     """
     known = Tuning.presets()
     if preset not in known:
-        raise ConfigError(f"There is no preset {preset!r}.", f"Presets are {', '.join(known)}.")
+        near = difflib.get_close_matches(preset, known, n=1, cutoff=0.5)
+        guess = f"Did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"There is no preset {preset!r}.", f"{guess}Presets are {', '.join(known)}.")
     return Tuning.parse(laid_over(known[preset].model_dump(mode="json"), changes))

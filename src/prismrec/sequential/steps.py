@@ -1,5 +1,6 @@
 """The steps of tuning: supervision, then preference."""
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -300,6 +301,8 @@ def _finish(
     begun: float,
     notes: Sequence[str],
 ) -> Manifest:
+    from prismrec.sequential.tune import CHECKPOINTS
+
     saved = save_trained(backbone, out.absolute()) if is_main_process() else backbone.origin
     place = Path(saved.adapters[-1] if saved.adapters and plan.tuning.adapter.rank else saved.asked)
     manifest = Manifest(
@@ -316,6 +319,8 @@ def _finish(
     )
     if is_main_process():
         write_json(out / MANIFEST, manifest.model_dump(mode="json"))
+        # Nobody goes on with a finished run; each of its states is as large as what was trained, and more.
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     return manifest
 
 

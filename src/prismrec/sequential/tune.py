@@ -39,7 +39,8 @@ from prismrec.sequential.settings import Tuning
 from prismrec.sequential.writer import Writer
 
 LOG = "log.jsonl"
-_CHECKPOINTS, _WHOLE, _STATE = "checkpoints", "whole", "margin.json"
+CHECKPOINTS = "checkpoints"
+_WHOLE, _STATE = "whole", "margin.json"
 
 
 @dataclass(frozen=True)
@@ -401,7 +402,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
 
 def _run(trainer: Trainer, lessons: int, folder: Path, progress: Progress, stop_after: int | None) -> Trained:
     _require_enough(trainer.args, lessons)
-    start = _last_whole(folder / _CHECKPOINTS)
+    start = _last_whole(folder / CHECKPOINTS)
     done = int(start.name.rpartition("-")[2]) if start is not None else 0
     with quiet(), progress.task("train", _steps(trainer)) as task:
         if trainer.is_world_process_zero():
@@ -468,7 +469,7 @@ def _keep_log(path: Path, step: int) -> None:
 
 def _arguments(settings: Tuning, folder: Path, seed: int, device: torch.device) -> TrainingArguments:
     arguments = TrainingArguments(
-        output_dir=str(folder / _CHECKPOINTS),
+        output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulation,
