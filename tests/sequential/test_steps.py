@@ -192,6 +192,16 @@ def test_restart_trains_again(asked, model, supervised, tmp_path):
     assert apart(adapter(out), adapter(supervised)) > 1e-4
 
 
+def test_the_seed_also_draws_the_adapters_first_weights(asked, model, tmp_path):
+    # Steps that lead nowhere leave them as they were drawn.
+    still = sft_settings(learning_rate=1e-12)
+    for name, seed in (("one", 0), ("two", 0), ("other", 1)):
+        supervise(asked["next"], model, tmp_path / name, still, most=4, seed=seed)
+    first = adapter(tmp_path / "one")
+    assert apart(first, adapter(tmp_path / "two")) == 0.0
+    assert apart(first, adapter(tmp_path / "other")) > 1e-3
+
+
 def test_fewer_examples_are_the_first_ones(asked, model, tmp_path):
     outcome = supervise(asked["next"], model, tmp_path / "run", sft_settings(), most=4)
     assert (outcome.manifest.examples, outcome.manifest.steps, outcome.manifest.plan.most) == (4, 1, 4)

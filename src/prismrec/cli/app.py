@@ -16,6 +16,7 @@ from prismrec.cli import (
     recommend,
     robustness,
     sequential,
+    serve,
     similar,
     source,
     train,
@@ -59,4 +60,5 @@ similar.add_to(app)
 add_items.add_to(app)
 robustness.add_to(app)
 sequential.add_to(app)
+serve.add_to(app)
 bench.add_to(app)

@@ -234,7 +234,9 @@ def _encode(
         if note.name not in recommender.encoders:
             problems += [(n, note.name, "the run has no encoder; give vectors of your own") for n in names]
             continue
-        encoder = load_encoder(recommender.encoders[note.name])
+        if note.name not in recommender.opened:
+            recommender.opened[note.name] = load_encoder(recommender.encoders[note.name])
+        encoder = recommender.opened[note.name]
         contents = Contents.of(new, encoder.kind)
         with progress.task(f"encode {note.name}", len(names)) as task:
             for first in range(0, len(names), _BATCH):

@@ -18,6 +18,7 @@ from prismrec.data.catalog import Catalog
 from prismrec.data.splits import Split
 from prismrec.data.vocabulary import UNKNOWN, Vocabulary
 from prismrec.evaluation.ranking import Rows, tie_order, top_k
+from prismrec.features.encoder import Encoder
 from prismrec.features.store import FeatureStore, ItemFeatures
 from prismrec.models.base import Model
 from prismrec.recommender.filters import matching
@@ -64,6 +65,8 @@ class Recommender:
         Digest of each item's encoded content by modality: tells whether an item that comes again changed.
     path
         The run's folder; None in memory.
+    opened
+        Encoders that were loaded already, by modality: a service adds items every second.
     """
 
     model: Model
@@ -76,6 +79,7 @@ class Recommender:
     encoders: Mapping[str, Path] = field(default_factory=dict)
     digests: dict[str, dict[str, str]] = field(default_factory=dict)
     path: Path | None = None
+    opened: dict[str, Encoder[Any]] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:
