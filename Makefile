@@ -78,6 +78,6 @@ $(DEV): $(PINS) | $(BIN)/pip
 
 $(PEERS): $(PINS) benchmarks/requirements.txt | $(BIN)/pip
 	$(BIN)/python -m venv $(BENCH)
-	$(BENCH)/bin/python -m pip install --constraint constraints.txt --editable .
+	$(BENCH)/bin/python -m pip install --constraint constraints.txt --editable '.[serve]'
 	$(BENCH)/bin/python -m pip install --requirement benchmarks/requirements.txt
 	@touch $@

@@ -340,6 +340,20 @@ def test_a_reader_does_not_mind_writers(home):
     assert store.count() == 600
 
 
+def test_items_come_in_order_in_whatever_order_they_are_read(home, monkeypatch):
+    store = ItemStore(home, COLUMNS)
+    rows = [item(f"i{n:03d}", vector=(n, 1)) for n in range(40)]
+    store.put(rows)
+    read = store._items.read
+
+    def shuffled(columns, where=None, *, rows=0):
+        batches = list(read(columns, where, rows=7))
+        return (batches[n].take(pa.array(range(len(batches[n]))[::-1])) for n in (3, 0, 5, 1, 2, 4))
+
+    monkeypatch.setattr(store._items, "read", shuffled)
+    assert seen(store.read_all()) == seen(rows)
+
+
 def test_several_threads(home):
     store = ItemStore(home, COLUMNS)
 

@@ -51,12 +51,17 @@ def open_service(
     """
     bundle = open_bundle(path)
     run = bundle.recommender()
+
+    def picture(item_id: str) -> bytes | None:
+        # The service's own: it also has those of items that were handed in.
+        return service.picture(item_id)
+
     second = None
     if rerank is not None:
         from prismrec.sequential.rerank import Reranker
 
-        second = by_language_model(Reranker.load(rerank), bundle.pictures.read)
-    return RunService(
+        second = by_language_model(Reranker.load(rerank), picture)
+    service = RunService(
         run,
         _opened(store, run.catalog),
         version=bundle.version,
@@ -64,6 +69,7 @@ def open_service(
         rerank=second,
         rerank_seconds=rerank_seconds,
     )
+    return service
 
 
 def reloader(service: RunService) -> Callable[[Path], Service]:
