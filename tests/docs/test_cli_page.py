@@ -21,7 +21,9 @@ def test_all_verbs_are_in_the_table_with_a_command_that_exists() -> None:
     for verb, example in rows:
         words = shlex.split(example)
         assert words[1] == verb
-        options = {name for parameter in commands[verb].params for name in parameter.opts}
+        # A verb may have verbs of its own.
+        command = getattr(commands[verb], "commands", {}).get(words[2], commands[verb])
+        options = {name for parameter in command.params for name in parameter.opts}
         assert {word for word in words if word.startswith("-")} <= options
 
 
