@@ -22,7 +22,8 @@ def test_all_verbs_are_in_the_table_with_a_command_that_exists() -> None:
         words = shlex.split(example)
         assert words[1] == verb
         # A verb may have verbs of its own.
-        command = getattr(commands[verb], "commands", {}).get(words[2], commands[verb])
+        inner = getattr(commands[verb], "commands", {})
+        command = inner[words[2]] if inner else commands[verb]
         options = {name for parameter in command.params for name in parameter.opts}
         assert {word for word in words if word.startswith("-")} <= options
 

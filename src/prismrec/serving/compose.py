@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import numpy.typing as npt
 import polars as pl
 from fastapi import FastAPI
 
+from prismrec.base.errors import PrismError
 from prismrec.data.catalog import Catalog
+from prismrec.features.open import load_encoder
+from prismrec.recommender.recommender import Recommender
 from prismrec.serving.access import READ, WRITE
 from prismrec.serving.api import create_app
 from prismrec.serving.bundle import Bundle, open_bundle
@@ -50,7 +54,7 @@ def open_service(
         If one of them cannot be opened.
     """
     bundle = open_bundle(path)
-    run = bundle.recommender()
+    run = _ready(bundle)
 
     def picture(item_id: str) -> bytes | None:
         # The service's own: it also has those of items that were handed in.
@@ -77,7 +81,7 @@ def reloader(service: RunService) -> Callable[[Path], Service]:
 
     def reload(path: Path) -> Service:
         bundle: Bundle = open_bundle(path)
-        service.reload(bundle.recommender(), version=bundle.version, pictures=bundle.pictures)
+        service.reload(_ready(bundle), version=bundle.version, pictures=bundle.pictures)
         return service
 
     return reload
@@ -127,6 +131,16 @@ class _MapOf:
     def weights(self) -> tuple[Sequence[str], Floats]:
         _, _, weights = self.service.drawn()
         return self.service.modalities, weights
+
+
+def _ready(bundle: Bundle) -> Recommender:
+    """Load a run and its encoders, so that the first new item does not wait for them."""
+    run = bundle.recommender()
+    for name, folder in run.encoders.items():
+        # An encoder that cannot be loaded keeps nobody from being answered: who hands in an item is told.
+        with suppress(PrismError):
+            run.opened[name] = load_encoder(folder)
+    return run
 
 
 def _opened(store: str | Path | None, catalog: Catalog) -> Store:
