@@ -3,13 +3,30 @@
 import difflib
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args
+from typing import Any, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prismrec.base.errors import ConfigError
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
+
+class Settings(BaseModel):
+    """Settings: frozen, typed, bounded, documented; an unknown one is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Make settings from plain values.
+
+        Raises
+        ------
+        ConfigError
+            Naming the field, what was expected, and for an unknown field the nearest known one.
+        """
+        return parse_settings(cls, values, cls.__name__)
 
 
 def parse_settings(kind: type[SettingsT], values: Mapping[str, Any], of: str) -> SettingsT:

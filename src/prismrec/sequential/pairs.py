@@ -4,21 +4,21 @@ Where wrong answers come from decides what is learnt: any item (easy), popular o
 right one (hard), or what the supervised model itself would have answered (SPRec, arXiv 2412.09243).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from prismrec.base.errors import DamagedError, InputError
 from prismrec.base.files import atomic_path
 from prismrec.data.dataset import Dataset
-from prismrec.models.settings import parse_settings
+from prismrec.models.settings import Settings
 from prismrec.sequential.examples import Example
 from prismrec.sequential.histories import Dropped
 from prismrec.sequential.pool import ItemPool, keyed
@@ -45,10 +45,8 @@ class Pair:
     rejected: tuple[tuple[int, ...], ...]
 
 
-class PairConfig(BaseModel):
+class PairConfig(Settings):
     """Where wrong answers come from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: Literal["candidates", "uniform", "popularity", "neighbours", "genre", "policy"] = Field(
         "candidates",
@@ -67,17 +65,6 @@ class PairConfig(BaseModel):
         if (self.source == "genre") != (self.attribute is not None):
             raise ValueError("source='genre' needs 'attribute', and no other source takes it")
         return self
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Make settings from plain values.
-
-        Raises
-        ------
-        ConfigError
-            Naming the field, what was expected, and for an unknown field the nearest known one.
-        """
-        return parse_settings(cls, values, cls.__name__)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
 """How questions are made of a log."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from prismrec.models.settings import parse_settings
+from prismrec.models.settings import Settings
 from prismrec.sequential.examples import Task
 
 _HISTORY = {Task.BINARY: 5, Task.TOP3: 3, Task.NEXT: 5, Task.RERANK: 5}
@@ -15,10 +14,8 @@ _Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 _Count = Annotated[int, Field(ge=1, le=100_000)]
 
 
-class PrepareConfig(BaseModel):
+class PrepareConfig(Settings):
     """How questions are made of a log."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Task = Field(Task.NEXT, description="What is asked: 'binary', 'top3', 'next' or 'rerank'.")
     history: int | None = Field(
@@ -57,17 +54,6 @@ class PrepareConfig(BaseModel):
         if self.negatives == "all" and self.task not in (Task.NEXT, Task.RERANK):
             raise ValueError("negatives='all' is for the tasks 'next' and 'rerank'")
         return self
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Make settings from plain values.
-
-        Raises
-        ------
-        ConfigError
-            Naming the field, what was expected, and for an unknown field the nearest known one.
-        """
-        return parse_settings(cls, values, cls.__name__)
 
     @property
     def shown(self) -> int:

@@ -4,29 +4,14 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from prismrec.base.errors import ConfigError
-from prismrec.models.settings import parse_settings
+from prismrec.models.settings import Settings
 from prismrec.recommender.recipe import laid_over
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Make settings from plain values.
-
-        Raises
-        ------
-        ConfigError
-            Naming the field, what was expected, and for an unknown field the nearest known one.
-        """
-        return parse_settings(cls, values, cls.__name__)
-
-
-class Adapter(_Settings):
+class Adapter(Settings):
     """Low-rank adapters (LoRA, arXiv 2106.09685) on all linear layers of the language model."""
 
     rank: int = Field(
@@ -36,7 +21,7 @@ class Adapter(_Settings):
     dropout: float = Field(0.05, ge=0, lt=1, description="Dropout before the adapter.")
 
 
-class Tuning(_Settings):
+class Tuning(Settings):
     """How a language model is trained.
 
     The defaults are those of the paper's released code (arXiv 2511.18740) for Qwen2.5-VL-3B.
