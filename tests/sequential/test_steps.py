@@ -24,7 +24,7 @@ from prismrec.data.catalog import Catalog  # noqa: E402
 from prismrec.data.dataset import Dataset  # noqa: E402
 from prismrec.data.interactions import Interactions  # noqa: E402
 from prismrec.features.store import FeatureStore  # noqa: E402
-from prismrec.sequential import steps, tune  # noqa: E402
+from prismrec.sequential import lessons, steps, tune  # noqa: E402
 from prismrec.sequential.backbone import Origin  # noqa: E402
 from prismrec.sequential.pairs import read_pairs  # noqa: E402
 from prismrec.sequential.prepare import PrepareConfig  # noqa: E402
@@ -327,14 +327,14 @@ def test_features_that_are_not_there_are_an_error(supervised, tmp_path):
 
 def test_weights_of_pairs_are_told_and_a_low_temperature_draws_them_apart(supervised, monkeypatch, tmp_path):
     seen = {}
-    real = tune.preference_lessons
+    real = lessons.preference_lessons
     for name, temperature in (("inert", 1.0), ("apart", 0.02)):
 
         def spied(writer, examples, pairs, weights, name=name):
             seen[name] = weights
             return real(writer, examples, pairs, weights)
 
-        monkeypatch.setattr(tune, "preference_lessons", spied)
+        monkeypatch.setattr(lessons, "preference_lessons", spied)
         outcome = align(
             supervised,
             tmp_path / name,

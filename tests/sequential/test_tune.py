@@ -15,6 +15,7 @@ pytest.importorskip("peft")
 from prismrec.base.errors import InputError  # noqa: E402
 from prismrec.sequential import tune  # noqa: E402
 from prismrec.sequential.backbone import Origin, adapted, load_backbone, save_merged  # noqa: E402
+from prismrec.sequential.lessons import Lessons, preference_lessons, supervised_lessons  # noqa: E402
 from prismrec.sequential.lora_noise import NoisyPair  # noqa: E402
 from prismrec.sequential.losses import PreferenceConfig  # noqa: E402
 from prismrec.sequential.noise import NoiseConfig  # noqa: E402
@@ -24,14 +25,8 @@ from prismrec.sequential.prepared import prepare  # noqa: E402
 from prismrec.sequential.rows import answer_logits, log_probs  # noqa: E402
 from prismrec.sequential.runs import writer_of  # noqa: E402
 from prismrec.sequential.settings import tuning_of  # noqa: E402
-from prismrec.sequential.tune import (  # noqa: E402
-    LOG,
-    Lessons,
-    preference_lessons,
-    supervised_lessons,
-    train_preference,
-    train_supervised,
-)
+from prismrec.sequential.states import LOG  # noqa: E402
+from prismrec.sequential.tune import train_preference, train_supervised  # noqa: E402
 from prismrec.testing.tiny_models import tiny_model  # noqa: E402
 
 # Few words, so that little time goes into reading them.

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prismrec.base.errors import InputError, MissingExtraError, PrismError
+from prismrec.base.errors import InputError, PrismError
 from prismrec.base.files import storage_errors
-from prismrec.features.pretrained_source import find_source, first_line, quiet
+from prismrec.features.pretrained_source import find_source, first_line, need, quiet
 from prismrec.sequential.processor import Family, PromptProcessor, family_of
 from prismrec.sequential.settings import Adapter
 
@@ -229,10 +229,7 @@ def need_llm(package: str, asked: str) -> Any:
     MissingExtraError
         If it is not installed.
     """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise MissingExtraError(package, "llm", f"The language model {asked!r}") from error
+    return need(package, f"The language model {asked!r}", "llm")
 
 
 def _load(

@@ -37,6 +37,7 @@ from prismrec.sequential.runs import (
 )
 from prismrec.sequential.scoring import score_examples
 from prismrec.sequential.settings import Tuning
+from prismrec.sequential.states import CHECKPOINTS
 from prismrec.sequential.writer import Writer
 
 Floats = npt.NDArray[np.float32]
@@ -102,7 +103,8 @@ def supervise(
     InputError
         If model, questions or folder do not do.
     """
-    from prismrec.sequential.tune import supervised_lessons, train_supervised
+    from prismrec.sequential.lessons import supervised_lessons
+    from prismrec.sequential.tune import train_supervised
 
     backbone = _load(origin, tuning, device)
     plan = _plan("sft", prepared, backbone.origin, tuning, None, most, seed)
@@ -152,7 +154,8 @@ def align(
     InputError
         If the settings do not fit each other, or the run or the folder does not do.
     """
-    from prismrec.sequential.tune import preference_lessons, train_preference
+    from prismrec.sequential.lessons import preference_lessons
+    from prismrec.sequential.tune import train_preference
 
     if config.tuning.adapter.rank == 0:
         raise InputError(
@@ -301,8 +304,6 @@ def _finish(
     begun: float,
     notes: Sequence[str],
 ) -> Manifest:
-    from prismrec.sequential.tune import CHECKPOINTS
-
     saved = save_trained(backbone, out.absolute()) if is_main_process() else backbone.origin
     place = Path(saved.adapters[-1] if saved.adapters and plan.tuning.adapter.rank else saved.asked)
     manifest = Manifest(

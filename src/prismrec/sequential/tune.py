@@ -6,24 +6,21 @@ what goes into them are ours.
 
 import json
 import math
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset as TorchDataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from prismrec.base.errors import InputError
 from prismrec.base.progress import SILENT, Progress, Task
 from prismrec.features.pretrained_source import quiet
 from prismrec.sequential.backbone import Backbone
-from prismrec.sequential.examples import Example
+from prismrec.sequential.lessons import Batch, Collator, Lessons
 from prismrec.sequential.losses import (
     AnswerScores,
     LossTerms,
@@ -32,80 +29,12 @@ from prismrec.sequential.losses import (
     preference_loss,
 )
 from prismrec.sequential.noise import NoDO, NoiseConfig
-from prismrec.sequential.pairs import Pair
-from prismrec.sequential.processor import Tokens
-from prismrec.sequential.rows import Rows, answer_logits, collate, log_probs
+from prismrec.sequential.rows import Rows, answer_logits, log_probs
 from prismrec.sequential.settings import Tuning
+from prismrec.sequential.states import CHECKPOINTS, LOG, WHOLE, keep_log, last_loss, last_whole
 from prismrec.sequential.writer import Writer
 
-LOG = "log.jsonl"
-CHECKPOINTS = "checkpoints"
-_WHOLE, _STATE = "whole", "margin.json"
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """One example with its answers.
-
-    Parameters
-    ----------
-    example
-        The question.
-    answers
-        Tokens of the right answer, and after it of wrong ones.
-    weights
-        Hardness weight of each wrong answer, shape ``(len(answers) - 1,)``.
-    """
-
-    example: Example
-    answers: tuple[Tensor, ...]
-    weights: Tensor
-
-
-class Lessons(TorchDataset[Lesson]):
-    """Lessons in their order."""
-
-    def __init__(self, lessons: Sequence[Lesson]) -> None:
-        self.lessons = list(lessons)
-
-    def __len__(self) -> int:
-        return len(self.lessons)
-
-    def __getitem__(self, index: int) -> Lesson:
-        return self.lessons[index]
-
-
-def supervised_lessons(writer: Writer, examples: Sequence[Example]) -> Lessons:
-    """Return examples with their right answers."""
-    none = torch.zeros(0)
-    return Lessons([Lesson(e, (writer.answer(e.positives, e.label),), none) for e in examples])
-
-
-def preference_lessons(
-    writer: Writer, examples: Sequence[Example], pairs: Sequence[Pair], weights: npt.NDArray[np.floating[Any]]
-) -> Lessons:
-    """Return examples with a right answer and wrong ones.
-
-    Parameters
-    ----------
-    writer
-        Of the model.
-    examples
-        What the pairs refer to.
-    pairs
-        The answers. For ``binary`` they are the words.
-    weights
-        Hardness weights, shape ``(pairs, wrong answers)``.
-    """
-    lessons = []
-    for pair, row in zip(pairs, weights, strict=True):
-        example = examples[pair.example]
-        answers = [writer.answer(pair.chosen, example.label)]
-        if example.label is not None:
-            answers.append(writer.answer((), not example.label))
-        answers += [writer.answer(wrong) for wrong in pair.rejected]
-        lessons.append(Lesson(example, tuple(answers), torch.from_numpy(np.asarray(row, dtype=np.float32))))
-    return Lessons(lessons)
+_STATE = "margin.json"
 
 
 @dataclass(frozen=True)
@@ -169,7 +98,7 @@ def train_supervised(
         If there are too few examples for a step, or training diverges.
     """
     arguments = _arguments(settings, folder, seed, backbone.device)
-    trainer = _Supervised(backbone.model, arguments, lessons, _Collator(writer), settings.prompt_loss)
+    trainer = _Supervised(backbone.model, arguments, lessons, Collator(writer), settings.prompt_loss)
     return _run(trainer, len(lessons), folder, progress, stop_after)
 
 
@@ -210,36 +139,9 @@ def train_preference(
     """
     arguments = _arguments(settings, folder, seed, backbone.device)
     trainer = _Preference(
-        backbone.model, arguments, lessons, _Collator(writer), preference, NoDO(backbone.model, noise, seed)
+        backbone.model, arguments, lessons, Collator(writer), preference, NoDO(backbone.model, noise, seed)
     )
     return _run(trainer, len(lessons), folder, progress, stop_after)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Rows, example by example, and the hardness weights of the pairs."""
-
-    rows: Rows
-    weights: Tensor
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "_Batch":
-        return _Batch(self.rows.to(device, non_blocking), self.weights.to(device, non_blocking=non_blocking))
-
-
-class _Collator:
-    def __init__(self, writer: Writer) -> None:
-        self.writer = writer
-
-    def __call__(self, lessons: list[Lesson]) -> dict[str, _Batch]:
-        prompts: list[Tokens] = []
-        answers: list[Tensor] = []
-        for lesson in lessons:
-            room = max(len(answer) for answer in lesson.answers)
-            prompt = self.writer.prompt(lesson.example, room)
-            prompts += [prompt] * len(lesson.answers)
-            answers += lesson.answers
-        rows = collate(prompts, answers, self.writer.pictures(prompts), self.writer.processor.pad)
-        return {"batch": _Batch(rows, torch.stack([lesson.weights for lesson in lessons]))}
 
 
 class _Supervised(Trainer):  # type: ignore[misc]
@@ -302,7 +204,7 @@ class _Preference(_Supervised):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        batch: _Batch = inputs["batch"].to(self.args.device)
+        batch: Batch = inputs["batch"].to(self.args.device)
         reference = self._reference(model, batch) if self.preference.loss != "simpo" else None
         self.noise.start(self._draw())
         logits, targets, mask = answer_logits(model, batch.rows)
@@ -324,7 +226,7 @@ class _Preference(_Supervised):
             self._terms.clear()
         super().log(logs, start_time)
 
-    def _reference(self, model: Any, batch: _Batch) -> AnswerScores:
+    def _reference(self, model: Any, batch: Batch) -> AnswerScores:
         inner = getattr(model, "module", model)
         inner.eval()
         try:
@@ -397,20 +299,20 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
 
 
 def _run(trainer: Trainer, lessons: int, folder: Path, progress: Progress, stop_after: int | None) -> Trained:
     _require_enough(trainer.args, lessons)
-    start = _last_whole(folder / CHECKPOINTS)
+    start = last_whole(folder / CHECKPOINTS)
     done = int(start.name.rpartition("-")[2]) if start is not None else 0
     with quiet(), progress.task("train", _steps(trainer)) as task:
         if trainer.is_world_process_zero():
-            _keep_log(folder / LOG, done)
+            keep_log(folder / LOG, done)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_Reporter(folder, _advancer(task, done), stop_after))
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
-    return Trained(trainer.state.global_step, _last_loss(folder / LOG), done)
+    return Trained(trainer.state.global_step, last_loss(folder / LOG), done)
 
 
 def _require_enough(arguments: Any, lessons: int) -> None:
@@ -437,34 +339,6 @@ def _steps(trainer: Trainer) -> int:
         passes % arguments.gradient_accumulation_steps > 0 and passes > arguments.gradient_accumulation_steps
     )
     return int(np.ceil(arguments.num_train_epochs * each))
-
-
-def _last_whole(folder: Path) -> Path | None:
-    """Return the newest state that was written to its end; what a kill left half is removed."""
-    whole: list[tuple[int, Path]] = []
-    for path in folder.glob("checkpoint-*"):
-        if (path / _WHOLE).exists():
-            whole.append((int(path.name.rpartition("-")[2]), path))
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-    return max(whole)[1] if whole else None
-
-
-def _last_loss(path: Path) -> float:
-    """Return the mean over the last tenth of the log, lines from before a restart among them."""
-    if not path.is_file():
-        return float("nan")
-    losses = [json.loads(line)["loss"] for line in path.read_text(encoding="utf-8").splitlines()]
-    return float(np.mean(losses[-max(1, len(losses) // 10) :])) if losses else float("nan")
-
-
-def _keep_log(path: Path, step: int) -> None:
-    """Drop the lines of steps that will be taken again."""
-    if not path.is_file():
-        return
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 def _arguments(settings: Tuning, folder: Path, seed: int, device: torch.device) -> TrainingArguments:
