@@ -1,13 +1,10 @@
 """The parts put together: a run or a bundle, a store, the API and the page in one app."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 from fastapi import FastAPI
 
@@ -27,7 +24,6 @@ from prismrec.serving.storage import MemoryStore, Store
 from prismrec.serving.store import ItemStore
 from prismrec.serving.types import Service
 
-Floats = npt.NDArray[np.float32]
 EVALUATION = "evaluation.json"
 _MOST_FIELDS, _MOST_COLOURS, _MOST_CONDITIONS = 6, 3, 12
 
@@ -112,25 +108,9 @@ def make_app(
     """
     app = create_app(service, settings, reloader(service))
     options = _options(service, settings, run, secret)
-    shown = _MapOf(service)
-    page = page_router(service, options, other=other, vectors=shown, weights=shown, write=WRITE.dependency)
+    page = page_router(service, options, other=other, drawable=service, write=WRITE.dependency)
     app.include_router(page, include_in_schema=False, dependencies=[READ])
     return app
-
-
-@dataclass(frozen=True)
-class _MapOf:
-    """What the map is drawn from: the vectors and weights of the items there are now."""
-
-    service: RunService
-
-    def vectors(self) -> tuple[Sequence[str], Floats]:
-        ids, vectors, _ = self.service.drawn()
-        return ids, vectors
-
-    def weights(self) -> tuple[Sequence[str], Floats]:
-        _, _, weights = self.service.drawn()
-        return self.service.modalities, weights
 
 
 def _ready(bundle: Bundle) -> Recommender:

@@ -15,7 +15,6 @@ from heapq import merge, nsmallest
 from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from prismrec.base.errors import InputError
@@ -31,11 +30,9 @@ from prismrec.serving.persons import Person, Persons, nameless
 from prismrec.serving.second_stage import Rerank, SecondStage
 from prismrec.serving.state import State
 from prismrec.serving.storage import MemoryStore, Store, StoredItem
-from prismrec.serving.types import Answer, Event, Fan, Health, Item, NewItem, PutReport, Ranked, Wish
+from prismrec.serving.types import Answer, Drawn, Event, Fan, Health, Item, NewItem, PutReport, Ranked, Wish
 
 __all__ = ["MemoryStore", "RunService", "Store", "StoredItem"]
-
-Floats = npt.NDArray[np.float32]
 
 
 class RunService:
@@ -91,32 +88,18 @@ class RunService:
         self._persons = Persons(self._events)
         self._state, self.problems = opened(run, version, pictures, store)
 
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """Names of the modalities, in the order of `drawn`'s weights."""
-        return self._state.loaded.run.modalities
-
-    def drawn(self) -> tuple[tuple[str, ...], Floats, Floats]:
-        """Return what a map is drawn from: of the items that are ranked, in the order of the rows.
-
-        Returns
-        -------
-        ids
-            Items.
-        vectors
-            Shape ``(items, d)``.
-        weights
-            How much each modality counts, shape ``(items, modalities)``; NaN where it is missing or the model
-            has none.
-        """
+    def drawn(self) -> Drawn:
+        """Return what a map is drawn from: the items that are ranked, in the order of the rows."""
         state = self._state
+        modalities = state.loaded.run.modalities
         rows = np.flatnonzero(state.items.ranked)
         known = [state.items.note(row) for row in rows.tolist()]
-        weights = np.full((len(rows), len(self.modalities)), np.nan, dtype=np.float32)
+        weights = np.full((len(rows), len(modalities)), np.nan, dtype=np.float32)
         for place, one in enumerate(known):
             if one.weights is not None:
                 weights[place] = np.where(one.present, one.weights, np.nan)
-        return tuple(one.item.item_id for one in known), state.items.vectors(rows), weights
+        ids = tuple(one.item.item_id for one in known)
+        return Drawn(ids, state.items.vectors(rows), modalities, weights)
 
     def attributes(self) -> tuple[pl.DataFrame, tuple[str, ...]]:
         """Return the items' attributes, one row each, and which columns make up their text."""

@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 Choice = Literal["all", "new", "warm"]
+Floats = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -230,6 +234,36 @@ class Health:
     users: int
     search: str
     recall: float
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a map is drawn from, all of one moment.
+
+    Parameters
+    ----------
+    ids
+        Items.
+    vectors
+        A row for each item, finite: ``(items, size)``.
+    modalities
+        Names; empty where the model knows of none.
+    weights
+        How much each modality counts for each item, ``(items, modalities)``; NaN where it is missing or the
+        model has no weights.
+    """
+
+    ids: Sequence[str]
+    vectors: Floats
+    modalities: Sequence[str]
+    weights: Floats
+
+
+class Drawable(Protocol):
+    """Gives what a map is drawn from. Safe to call from several threads."""
+
+    def drawn(self) -> Drawn:
+        """Return the items that have vectors, in one answer: an item may be replaced between two."""
 
 
 class Service(Protocol):

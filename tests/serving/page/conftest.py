@@ -20,6 +20,7 @@ from prismrec.serving.page.options import PageOptions
 from prismrec.serving.page.routes import page_router
 from prismrec.serving.types import (
     Answer,
+    Drawn,
     Event,
     Fan,
     Health,
@@ -201,8 +202,14 @@ class FakeService:
         return names, np.array([self.item_vectors[name] for name in names])
 
     def weights(self) -> tuple[Sequence[str], np.ndarray]:
-        rows = [self._reason(name, ()).weights for name in self.item_vectors]
-        return MODALITIES, np.array([[np.nan if w is None else w for w in row.values()] for row in rows])
+        rows = np.full((len(self.item_vectors), len(MODALITIES)), np.nan)
+        for row, name in zip(rows, self.item_vectors, strict=True):
+            if name in self.items:
+                row[:] = [np.nan if w is None else w for w in self._reason(name, ()).weights.values()]
+        return MODALITIES, rows
+
+    def drawn(self) -> Drawn:
+        return Drawn(*self.vectors(), *self.weights())
 
 
 @pytest.fixture(scope="session")
@@ -305,8 +312,7 @@ def make_app(tmp_path: Path, make_service: Callable[..., FakeService]) -> Callab
         path.write_text(evaluation().model_dump_json())
         settings: dict[str, Any] = {
             "other": make_service(name="profile", noise=0.5),
-            "vectors": service,
-            "weights": service,
+            "drawable": service,
             "write": only_writers,
             "options": PageOptions(
                 name="A drawn shop",

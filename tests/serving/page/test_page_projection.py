@@ -65,7 +65,7 @@ def test_nine_groups_are_all_named():
 
 
 def test_the_modality_that_counts_most(service):
-    drawn = Map(service, service, service).points()
+    drawn = Map(service, service).points()
     names, weights = service.weights()
     expected = [names[int(np.nanargmax(row))] for row in weights]
     assert list(drawn.dominant) == expected
@@ -104,10 +104,10 @@ def test_a_deleted_item_whose_vector_is_still_there_is_left_out(service):
 
 def test_too_many_items_are_drawn_as_an_even_sample(service, monkeypatch):
     monkeypatch.setattr(projection, "MOST_POINTS", 20)
-    drawn = Map(service, service, service).points()
+    drawn = Map(service, service).points()
     assert (len(drawn.items), drawn.of) == (20, len(service.item_vectors))
     assert len(drawn.dominant) == 20
-    again = Map(service, service, service).points()
+    again = Map(service, service).points()
     assert [i.item_id for i in again.items] == [i.item_id for i in drawn.items]
 
 
@@ -119,7 +119,7 @@ def test_rows_that_do_not_fit_are_refused(service):
     service.vectors = lambda: (names, vectors)
     service.weights = lambda: (("image",), np.ones((3, 1)))
     with pytest.raises(InputError, match="one column"):
-        Map(service, service, service).points()
+        Map(service, service).points()
 
 
 def test_an_item_is_kept_as_it_is(service):

@@ -97,7 +97,7 @@ class Frame:
             health=parts.service.health(),
             can_compare=parts.other is not None,
             can_write=parts.write is not None,
-            can_map=parts.vectors is not None,
+            can_map=parts.drawable is not None,
             has_results=self._options.evaluation is not None,
             marks=self._marks,
             token=token,

@@ -31,10 +31,10 @@ class MapPages:
     """Answers to what asks for the map."""
 
     def __init__(self, parts: Parts, options: PageOptions, frame: Frame) -> None:
-        assert parts.vectors is not None
+        assert parts.drawable is not None
         self._frame = frame
-        self._map = Map(parts.service, parts.vectors, parts.weights)
-        self._ways = [*options.colour_by, *([MODALITY] if parts.weights is not None else [])]
+        self._map = Map(parts.service, parts.drawable)
+        self._ways = [*options.colour_by, *([MODALITY] if parts.drawable.drawn().modalities else [])]
 
     def add_to(self, router: APIRouter) -> None:
         """Add the routes."""

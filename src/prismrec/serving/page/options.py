@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from prismrec.serving.page.projection import HasVectors, HasWeights
-from prismrec.serving.types import Choice, Service, Wish
+from prismrec.serving.types import Choice, Drawable, Service, Wish
 
 Short = Annotated[str, StringConstraints(max_length=512)]
 
@@ -66,7 +65,7 @@ class Parts:
         The run.
     other
         A second run to compare it with.
-    vectors, weights
+    drawable
         For the map.
     write
         Dependency of FastAPI that refuses whoever may not write, by raising `HTTPException`. None: the page
@@ -75,8 +74,7 @@ class Parts:
 
     service: Service
     other: Service | None = None
-    vectors: HasVectors | None = None
-    weights: HasWeights | None = None
+    drawable: Drawable | None = None
     write: Callable[..., Any] | None = None
 
 

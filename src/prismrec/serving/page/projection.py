@@ -5,13 +5,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from prismrec.base.errors import InputError, PrismError
-from prismrec.serving.types import Item, Service
+from prismrec.serving.types import Drawable, Item, Service
 
 MOST_POINTS = 20_000
 """A larger catalogue is drawn as an even sample of so many items."""
@@ -25,23 +24,8 @@ EDGE = 10_000
 _GROUPS = 9
 _OTHER, _UNKNOWN = "other", "not known"
 _KEEP_SECONDS = 30.0
-_TRIES = 3
 
 Floats = npt.NDArray[np.floating]
-
-
-class HasVectors(Protocol):
-    """Gives the vectors that a map is drawn from. Safe to call from several threads."""
-
-    def vectors(self) -> tuple[Sequence[str], Floats]:
-        """Return ids of items, and their vectors as rows, finite: ``(items, size)``."""
-
-
-class HasWeights(Protocol):
-    """Gives how much each modality counts for each item. Safe to call from several threads."""
-
-    def weights(self) -> tuple[Sequence[str], Floats]:
-        """Return modalities, and a row for each row of `HasVectors.vectors`; NaN where it is missing."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +83,7 @@ class Map:
     service
         For the items' titles and attributes.
     source
-        For the vectors.
-    weights
-        For the modalities; None: they cannot be shown.
+        For vectors and modalities.
     clock
         Seconds that only grow.
     """
@@ -109,13 +91,11 @@ class Map:
     def __init__(
         self,
         service: Service,
-        source: HasVectors,
-        weights: HasWeights | None = None,
+        source: Drawable,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service = service
         self._source = source
-        self._weights = weights
         self._clock = clock
         self._lock = threading.Lock()
         self._made: tuple[Hashable, float, Points] | None = None
@@ -126,7 +106,7 @@ class Map:
         Raises
         ------
         InputError
-            If vectors and ids do not fit together.
+            If ids, vectors and weights do not fit together.
         """
         health = self._service.health()
         state = (health.version, health.items, health.ranked)
@@ -141,12 +121,19 @@ class Map:
             return points
 
     def _draw(self) -> Points:
-        ids, vectors, modality = self._read()
+        source = self._source.drawn()
+        ids, vectors = source.ids, source.vectors
         if vectors.ndim != 2 or len(ids) != len(vectors):
             raise InputError(
                 f"The map got {len(ids)} ids for vectors of the shape {vectors.shape}.",
                 "Give one row for each id.",
             )
+        if source.weights.shape != (len(ids), len(source.modalities)):
+            raise InputError(
+                f"The map got weights of the shape {source.weights.shape} for {len(ids)} items.",
+                "Give one row for each id, one column for each modality.",
+            )
+        modality = _dominant(source.modalities, source.weights) if len(source.modalities) else []
         rows = _even_sample(len(ids))
         drawn, items = [], []
         for row in rows.tolist():
@@ -160,33 +147,11 @@ class Map:
         dominant = tuple(modality[row] for row in drawn) if modality else ()
         return Points(tuple(items), places, _nearest(places), dominant, kept, len(ids))
 
-    def _read(self) -> tuple[Sequence[str], Floats, list[str]]:
-        """Return ids, vectors, and for each id the modality that counts most, if that is known."""
-        shape: tuple[int, ...] = ()
-        ids: Sequence[str] = ()
-        # An item may come in between the two answers; then both are asked for again.
-        for _ in range(_TRIES):
-            ids, vectors = self._source.vectors()
-            if self._weights is None:
-                return ids, vectors, []
-            names, weights = self._weights.weights()
-            shape = weights.shape
-            if shape == (len(ids), len(names)):
-                return ids, vectors, self._dominant(names, weights)
-        raise InputError(
-            f"The map got weights of the shape {shape} for {len(ids)} items.",
-            "Give one row for each id, one column for each modality.",
-        )
 
-    @staticmethod
-    def _dominant(names: Sequence[str], weights: Floats) -> list[str]:
-        n_items = len(weights)
-        known = np.where(np.isnan(weights), -np.inf, weights)
-        best = known.argmax(axis=1) if len(names) else np.zeros(n_items, dtype=np.int64)
-        return [
-            names[column] if len(names) and known[row, column] > 0 else _UNKNOWN
-            for row, column in enumerate(best.tolist())
-        ]
+def _dominant(names: Sequence[str], weights: Floats) -> list[str]:
+    known = np.where(np.isnan(weights), -np.inf, weights)
+    best = known.argmax(axis=1)
+    return [names[column] if known[row, column] > 0 else _UNKNOWN for row, column in enumerate(best.tolist())]
 
 
 def project(vectors: Floats) -> tuple[npt.NDArray[np.int64], float]:

@@ -15,9 +15,8 @@ from prismrec.serving.page import pictures, shown
 from prismrec.serving.page.frame import Frame
 from prismrec.serving.page.map_routes import MapPages
 from prismrec.serving.page.options import ItemQuery, ListQuery, PageOptions, Parts, PersonQuery, PickQuery
-from prismrec.serving.page.projection import HasVectors, HasWeights
 from prismrec.serving.page.writing import WritingPages, neighbourhood
-from prismrec.serving.types import Answer, Service, Wish
+from prismrec.serving.types import Answer, Drawable, Service, Wish
 
 _PEOPLE, _FOUND, _HISTORY = 24, 18, 24
 
@@ -27,8 +26,7 @@ def page_router(
     options: PageOptions | None = None,
     *,
     other: Service | None = None,
-    vectors: HasVectors | None = None,
-    weights: HasWeights | None = None,
+    drawable: Drawable | None = None,
     write: Callable[..., Any] | None = None,
 ) -> APIRouter:
     """Return the routes of the page: ``/``, and what is under ``/page/``.
@@ -41,7 +39,7 @@ def page_router(
         How the page is set up.
     other
         A second run to compare it with.
-    vectors, weights
+    drawable
         For the map: the items' vectors, and how much each modality counts for each item.
     write
         Dependency of FastAPI that refuses whoever may not write, by raising `HTTPException`; it is asked
@@ -58,7 +56,7 @@ def page_router(
         If the secret is too short.
     """
     options = options or PageOptions()
-    parts = Parts(service, other, vectors, weights, write)
+    parts = Parts(service, other, drawable, write)
     frame = Frame(parts, options)
     router = frame.router()
     reading = _Pages(parts, options, frame)
@@ -74,7 +72,7 @@ def page_router(
         router.add_api_route("/page/compare", reading.compare, methods=["GET"], name="page_compare")
     if options.evaluation is not None:
         router.add_api_route("/page/results", reading.results, methods=["GET"], name="page_results")
-    if vectors is not None:
+    if drawable is not None:
         MapPages(parts, options, frame).add_to(router)
     if write is not None:
         WritingPages(parts, options, frame).add_to(router)
