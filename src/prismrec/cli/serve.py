@@ -79,22 +79,25 @@ def serve(
     chosen = read_settings(settings, os.environ, changes)
 
     from prismrec.serving.compose import make_app, open_service
-    from prismrec.serving.server import run as listen
+    from prismrec.serving.server import listen
+    from prismrec.serving.server import run as answer_requests
 
+    taken = listen(chosen)
     service = open_service(run, store, rerank=rerank, rerank_seconds=chosen.rerank_seconds)
     other = None if compare is None else open_service(compare)
     health = service.health()
-    for problem in service.problems:
-        answer.note(f"{problem}")
+    for item, field, reason in service.problems:
+        answer.note(f"{item}: {field}: {reason}")
     if store is None:
         answer.note("Without --store new items and events are gone when the service ends.")
     answer.note(
         f"{health.model}, {health.ranked:,} of {health.items:,} items, {health.users:,} users: "
-        f"http://{chosen.host}:{chosen.port}"
+        f"http://{chosen.host}:{taken.getsockname()[1]}"
     )
     try:
-        listen(make_app(service, chosen, run=run, other=other), chosen)
+        answer_requests(make_app(service, chosen, run=run, other=other), chosen, taken)
     finally:
+        taken.close()
         service.close()
 
 

@@ -78,8 +78,8 @@ def find_source(asked: str, revision: str | None = None) -> Source:
     return _from_hub(asked, revision)
 
 
-def need(package: str, needed_for: str) -> Any:
-    """Import a package of the extra ``encoders``.
+def need(package: str, needed_for: str, extra: str = "encoders") -> Any:
+    """Import a package of an extra.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def need(package: str, needed_for: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise MissingExtraError(package, "encoders", needed_for) from error
+        raise MissingExtraError(package, extra, needed_for) from error
 
 
 @contextmanager

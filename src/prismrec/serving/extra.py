@@ -1,10 +1,8 @@
 """The packages that only a service needs."""
 
-import importlib
+from prismrec.features.pretrained_source import need
 
-from prismrec.base.errors import MissingExtraError
-
-_PACKAGES = ("fastapi", "uvicorn", "jinja2", "multipart", "lancedb", "prometheus_client")
+_PACKAGES = ("fastapi", "uvicorn", "jinja2", "python_multipart", "lancedb", "prometheus_client")
 
 
 def require_serve() -> None:
@@ -16,7 +14,4 @@ def require_serve() -> None:
         Naming the first package that is not.
     """
     for package in _PACKAGES:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise MissingExtraError(package, "serve", "The service") from error
+        need(package, "The service", "serve")

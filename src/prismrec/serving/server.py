@@ -1,10 +1,12 @@
 """The server process: uvicorn, set so that nothing personal is logged and requests in flight are finished."""
 
+import socket
 import sys
 
 import uvicorn
 from fastapi import FastAPI
 
+from prismrec.base.errors import InputError
 from prismrec.serving.observe import log_to
 from prismrec.serving.settings import ServeSettings
 
@@ -32,7 +34,31 @@ def server(app: FastAPI, settings: ServeSettings) -> uvicorn.Server:
     )
 
 
-def run(app: FastAPI, settings: ServeSettings) -> None:
+def listen(settings: ServeSettings) -> socket.socket:
+    """Take the address that the settings name, before anything is loaded.
+
+    Raises
+    ------
+    InputError
+        If it cannot be had: another process listens there, or it is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    taken = socket.socket(family, socket.SOCK_STREAM)
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        taken.bind((settings.host.strip("[]"), settings.port))
+        # Whoever asks already is kept waiting until there is an answer, not sent away.
+        taken.listen()
+    except OSError as error:
+        taken.close()
+        raise InputError(
+            f"The service cannot listen on {settings.host}:{settings.port} ({error.strerror or error}).",
+            "Choose another port (--port, 0 for any that is free) or end what listens there.",
+        ) from error
+    return taken
+
+
+def run(app: FastAPI, settings: ServeSettings, taken: socket.socket) -> None:
     """Serve until the process is told to end; JSON lines go to standard error."""
     log_to(sys.stderr)
-    server(app, settings).run()
+    server(app, settings).run(sockets=[taken])
