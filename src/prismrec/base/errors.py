@@ -74,3 +74,9 @@ class SealedError(PrismError):
     """The sealed test part was about to be read outside of `evaluate`. Exit code 7."""
 
     exit_code = 7
+
+
+class ProcessLostError(PrismError):
+    """One of several processes that work together is gone. Exit code 8."""
+
+    exit_code = 8

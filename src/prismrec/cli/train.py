@@ -1,11 +1,13 @@
 """`prismrec train`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prismrec.cli.output import Debug, Json, Output, Quiet, table
+from prismrec.cli.verbs import ARGUMENTS
 
 if TYPE_CHECKING:
     from prismrec.recommender.train_run import TrainOutcome
@@ -25,6 +27,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def train(
+    context: typer.Context,
     shop: Annotated[Path, typer.Argument(help="Folder of the data set, encoded.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
     model: Annotated[
@@ -83,6 +86,14 @@ def train(
         int | None, typer.Option(min=0, help="Seed of the training.", rich_help_panel=_RUNNING)
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.", rich_help_panel=_RUNNING)] = "cpu",
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Train in so many processes of this machine together; on GPUs one for each.",
+            rich_help_panel=_RUNNING,
+        ),
+    ] = None,
     tensorboard: Annotated[
         bool,
         typer.Option("--tensorboard", help="Log into tensorboard/ of the run.", rich_help_panel=_RUNNING),
@@ -96,10 +107,16 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a model and leave a run folder. A run that was killed goes on; a finished one is left alone."""
+    if processes is not None and processes > 1 and "WORLD_SIZE" not in os.environ:
+        from prismrec.training.launch import launch
+
+        raise typer.Exit(launch(context.meta[ARGUMENTS], processes))
     from prismrec.recommender.recipe import overridden, read_recipe, resolve
     from prismrec.recommender.train_run import train_run
 
-    answer = Output(json, quiet)
+    # Of several processes one speaks.
+    first = os.environ.get("RANK", "0") == "0"
+    answer = Output(json, quiet or not first)
     job = resolve(
         overridden(
             None if recipe is None else read_recipe(recipe),
@@ -126,7 +143,8 @@ def train(
     document = _document(outcome, out)
     if outcome.already:
         answer.note(f"{out}: already trained with the same settings, data and seed; nothing was done.")
-    answer.finish(document, *_shown(document))
+    if first:
+        answer.finish(document, *_shown(document))
 
 
 def _document(outcome: "TrainOutcome", out: Path) -> dict[str, Any]:

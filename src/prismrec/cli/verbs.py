@@ -16,7 +16,8 @@ READER_GONE = 141
 
 # Typer brings its own copy of Click in newer versions, so its classes are reached through Typer.
 _UsageError = cast(type[Exception], typer.BadParameter.__bases__[0])
-_ARGUMENTS = "prismrec.arguments"
+ARGUMENTS = "prismrec.arguments"
+"""Where the context keeps what was typed."""
 
 
 class Verbs(TyperGroup):
@@ -24,12 +25,12 @@ class Verbs(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Keep the arguments as they were typed: an error may come before a verb has read its own."""
-        ctx.meta[_ARGUMENTS] = tuple(args)
+        ctx.meta[ARGUMENTS] = tuple(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb."""
-        arguments = ctx.meta[_ARGUMENTS]
+        arguments = ctx.meta[ARGUMENTS]
         as_json = "--json" in arguments
         debug = "--debug" in arguments or os.environ.get("PRISMREC_DEBUG", "0") not in ("", "0")
         try:

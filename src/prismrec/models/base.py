@@ -24,6 +24,7 @@ from prismrec.features.store import ItemFeatures
 from prismrec.models.batches import Batch, ItemBatch, ModelInputs, TableEpoch, TrainingData
 from prismrec.models.plan import TrainingPlan
 from prismrec.models.settings import parse_settings
+from prismrec.models.team import ALONE, Team
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,22 @@ class GradientModel(Model):
     lazy_rows: bool = False
     """Whether gradients of `row_tables` hold the touched rows only; the training loop sets it."""
 
+    team: Team = ALONE
+    """The processes that train it together; the training loop sets it.
+
+    `losses` may divide what is expensive (`Team.whole`), by the rule of `prismrec.models.team`. A model that
+    does not know of it computes everything in every process, which is right, and no faster.
+    """
+
+    @property
+    def divides(self) -> bool:
+        """Whether `losses` of a triplet batch, without dropout, is the mean of that of its pairs.
+
+        Then each of several processes is given some of the pairs alone. Terms that compare the batch's items
+        with each other, or that are not linear in means over them, cannot be divided so.
+        """
+        return False
+
     def rows(self, table: Tensor, codes: Tensor) -> Tensor:
         """Return rows of a table for a loss.
 
@@ -268,7 +285,10 @@ class GradientModel(Model):
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the terms of the loss by name, each a weighted scalar; their sum is minimised."""
+        """Return the terms of the loss by name, each a weighted scalar; their sum is minimised.
+
+        Where there is a `team`, their mean over the processes is.
+        """
 
     def start_epoch(self, number: int) -> None:
         """Renew what holds for one epoch, such as sampled edges, before its first batch.

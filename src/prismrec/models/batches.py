@@ -71,6 +71,10 @@ class ItemBatch:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def __getitem__(self, rows: slice) -> "ItemBatch":
+        """Return a run of the items."""
+        return ItemBatch(self.codes[rows], tuple(v[rows] for v in self.vectors), self.present[rows])
+
     def to(self, device: torch.device) -> "ItemBatch":
         """Return the batch on a device."""
         moved = tuple(v.to(device, non_blocking=True) for v in self.vectors)
@@ -120,6 +124,23 @@ class UserBatch:
 
 
 Batch = TripletBatch | UserBatch
+
+
+def part_of(batch: Batch, rows: slice) -> Batch:
+    """Return some of a batch's pairs, or of its users with all their positives; all items stay.
+
+    Parameters
+    ----------
+    batch
+        Any.
+    rows
+        A run of the rows of ``batch.users``, with both ends given.
+    """
+    if isinstance(batch, TripletBatch):
+        chosen = batch.users[rows], batch.positives[rows], batch.negatives[rows]
+        return TripletBatch(chosen[0], batch.items, *chosen[1:])
+    kept = (batch.rows >= rows.start) & (batch.rows < rows.stop)
+    return UserBatch(batch.users[rows], batch.items, batch.rows[kept] - rows.start, batch.columns[kept])
 
 
 @dataclass(frozen=True)

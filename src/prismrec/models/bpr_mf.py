@@ -105,6 +105,11 @@ class BPRMF(GradientModel):
         """Return factors and bias; 0 for items that came later."""
         return rows_or_zero(self.items, items.codes)
 
+    @property
+    def divides(self) -> bool:
+        """All terms are means over the pairs."""
+        return True
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms ``rank`` and, where it has a weight, ``l2``.
 

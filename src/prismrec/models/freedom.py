@@ -160,6 +160,11 @@ class FREEDOM(GradientModel):
             return self._propagate(self.graph)
         return self._views.of((*self.parameters(), *self.buffers()), lambda: self._propagate(self.graph))
 
+    @property
+    def divides(self) -> bool:
+        """All terms are means over the pairs."""
+        return True
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms rank and, where it has a weight, content, on the epoch's edges.
 

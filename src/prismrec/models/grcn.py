@@ -157,6 +157,11 @@ class GRCN(GradientModel):
             return self._propagate()
         return self._views.of((*self.parameters(), *self.buffers()), self._propagate)
 
+    @property
+    def divides(self) -> bool:
+        """All terms are means over the pairs."""
+        return True
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms rank and, where it has a weight, l2.
 

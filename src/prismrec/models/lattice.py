@@ -194,6 +194,11 @@ class LATTICE(GradientModel):
         tensors = (*self.parameters(), *self.buffers())
         return self._views.of(tensors, lambda: self._propagate(self._mixture()))
 
+    @property
+    def divides(self) -> bool:
+        """All terms are means over the pairs."""
+        return True
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms rank and, where it has a weight, reg.
 

@@ -126,6 +126,11 @@ class LightGCN(GradientModel):
             return self._propagate()
         return self._vectors.of((*self.parameters(), *self.buffers()), self._propagate)
 
+    @property
+    def divides(self) -> bool:
+        """Lengths of whole blocks are not means over their rows."""
+        return self.config.reg == 0 or self.config.penalty != "lengths"
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms ``rank`` and, where it has a weight, ``reg``.
 

@@ -17,7 +17,15 @@ from torch.nn import functional
 
 from prismrec.base.errors import InputError
 from prismrec.models.base import Explanation, GradientModel, ModelConfig, Preset
-from prismrec.models.batches import Batch, ItemBatch, ModelInputs, TrainingData, TripletBatch, UserBatch
+from prismrec.models.batches import (
+    Batch,
+    ItemBatch,
+    ModelInputs,
+    TrainingData,
+    TripletBatch,
+    UserBatch,
+    part_of,
+)
 from prismrec.models.layers.content import item_batch
 from prismrec.models.layers.cross_modal import CrossModal
 from prismrec.models.layers.dropout import Dropout
@@ -404,10 +412,10 @@ class MAMEX(GradientModel):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of (11): rank, align, balance, fusion_balance, l2."""
-        encoded = self.encode(batch.items)
+        encoded = self._encode_together(batch.items)
         users = self.rows(self.users, batch.users)
         terms = {"rank": self._rank_loss(batch, users, encoded.vectors)}
-        if self.config.align > 0 and len(encoded.parts) > 1:
+        if self.config.align > 0 and encoded.present.shape[1] > 1:
             terms["align"] = self.config.align * self._alignment(encoded)
         if self.config.balance > 0 and self.config.experts > 1:
             terms["balance"] = self.config.balance * self._expert_balance(encoded)
@@ -416,6 +424,30 @@ class MAMEX(GradientModel):
         if self.config.l2 > 0:
             terms["l2"] = self.config.l2 * self._l2(batch, users, encoded.vectors)
         return terms
+
+    def _encode_together(self, items: ItemBatch) -> Encoded:
+        """Encode items, of several processes each its share; what no term of the loss reads stays out."""
+        team, n = self.team, len(items)
+        if n < team.size or team.size == 1:
+            return self.encode(items)
+        with team.apart():
+            own = self.encode(items[team.share(n)])
+        n_seen = len(own.routed)
+        sent = [own.vectors, own.gaps, own.weights, own.present, *own.routing, torch.stack(own.routed, 1)]
+        widths = [part.shape[1] for part in sent]
+        # One message instead of seven.
+        whole = torch.split(team.whole(torch.cat([part.float() for part in sent], dim=1), n), widths, dim=1)
+        seen = whole[-1].bool()
+        return Encoded(
+            vectors=whole[0],
+            parts=[],
+            gaps=whole[1],
+            weights=whole[2],
+            present=whole[3].bool(),
+            routing=list(whole[4:-1]),
+            chosen=[],
+            routed=[seen[:, place] for place in range(n_seen)],
+        )
 
     def _contents(self, items: ItemBatch) -> tuple[list[Tensor], Tensor]:
         """Content vectors as the experts see them, and which there are."""
@@ -485,23 +517,32 @@ class MAMEX(GradientModel):
         return masked_softmax(logits, allowed)
 
     def _rank_loss(self, batch: Batch, users: Tensor, vectors: Tensor) -> Tensor:
+        in_all = isinstance(batch, TripletBatch) and self.config.reduction == "sum"
+        if self.team.size == 1:
+            terms = self._rank_terms(batch, users, vectors)
+            return terms.sum() if in_all else terms.mean()
+        # Each process scores its share; the mean over processes is what one would have.
+        rows = self.team.share(len(users))
+        terms = self._rank_terms(part_of(batch, rows), users[rows], vectors)
+        whole = 1 if in_all else len(batch.rows if isinstance(batch, UserBatch) else batch.users)
+        return terms.sum() * (self.team.size / whole)
+
+    def _rank_terms(self, batch: Batch, users: Tensor, vectors: Tensor) -> Tensor:
+        """One term for each positive pair."""
         if isinstance(batch, UserBatch):
             if self.config.loss != "softmax":
                 raise InputError("MAMEX with loss='bpr' is trained on triplets.", "Set sampling='triplets'.")
             logits = users @ vectors.T
             if self.item_bias is not None:
                 logits = logits + self.item_bias[batch.items.codes]
-            terms = softmax_cross_entropy(logits.float(), batch.rows, batch.columns)
-            return terms.mean()
+            return softmax_cross_entropy(logits.float(), batch.rows, batch.columns)
         places = torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1)
         scores = pair_scores(users, vectors, places)
-        if self.config.loss == "softmax":
-            if self.item_bias is not None:
-                scores = scores + self.item_bias[batch.items.codes][places]
-            terms = scores.logsumexp(dim=1) - scores[:, 0]
-        else:
-            terms = bpr(scores[:, :1], scores[:, 1:])
-        return terms.sum() if self.config.reduction == "sum" else terms.mean()
+        if self.config.loss == "bpr":
+            return bpr(scores[:, :1], scores[:, 1:])
+        if self.item_bias is not None:
+            scores = scores + self.item_bias[batch.items.codes][places]
+        return scores.logsumexp(dim=1) - scores[:, 0]
 
     def _alignment(self, encoded: Encoded) -> Tensor:
         """(8), over the modalities that are present."""

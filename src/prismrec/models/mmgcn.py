@@ -184,6 +184,11 @@ class MMGCN(GradientModel):
             return self._propagate()
         return self._views.of((*self.parameters(), *self.buffers()), self._propagate)
 
+    @property
+    def divides(self) -> bool:
+        """All terms are means over the pairs."""
+        return True
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms rank and, where it has a weight and something to move, l2.
 

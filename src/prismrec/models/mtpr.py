@@ -142,6 +142,11 @@ class MTPR(GradientModel):
         """Return ``n_i`` for training items and ``k_i`` for all others."""
         return self._with_identity(items, rows_or_zero(self.items, items.codes), self._by_content(items))
 
+    @property
+    def divides(self) -> bool:
+        """A sum over the pairs is no mean."""
+        return self.config.reduction == "mean"
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the four rankings and, where they have a weight, ``l2_ids`` and ``l2_maps``.
 

@@ -134,6 +134,11 @@ class VBPR(GradientModel):
         own = rows_or_zero(self.items, torch.where(self._marks(items), items.codes, -1))
         return self._joined(own, self.filled(items))
 
+    @property
+    def divides(self) -> bool:
+        """The penalty is the length of whole blocks, no mean over their rows."""
+        return self.config.reg == 0
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms ``rank`` and, where it has a weight, ``reg``.
 

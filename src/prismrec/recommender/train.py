@@ -27,6 +27,7 @@ from prismrec.recommender.recommender import Recommender
 from prismrec.recommender.vectors import average_for_unknown, compute_catalog, vector_digest
 from prismrec.training.history import FitHistory
 from prismrec.training.loop import fit, require_device, require_metric
+from prismrec.training.processes import several, team_of
 
 
 def open_features(dataset: Dataset, modalities: Sequence[str] | None = None) -> list[FeatureStore]:
@@ -72,6 +73,9 @@ def train(
     progress: Progress = SILENT,
 ) -> Recommender:
     """Train a model on a split's training part; the validation part stops it and chooses.
+
+    Several processes that Accelerate or torchrun has started train it together: each calls this with the same
+    arguments and gets the recommender; the first one writes it.
 
     Parameters
     ----------
@@ -133,6 +137,7 @@ def train(
     torch.manual_seed(seed)
     model = config.build(inputs)
     _require_steps(model, plan)
+    team = team_of(require_device(device))
     validate = validation_of(split, aligned, plan, device)
     history = _fit(model, data, plan, validate, seed, folder, device, log_dir, progress)
     model.eval()
@@ -173,7 +178,7 @@ def train(
         {s.name: s.path / ENCODER_FOLDER for s in stores if s.path and (s.path / ENCODER_FOLDER).exists()},
         {s.name: _digests(s) for s in stores},
     )
-    if folder is not None:
+    if folder is not None and team.first:
         recommender.save(folder)
         # Only now: until the run is whole, the checkpoint is all there is.
         (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -184,6 +189,11 @@ def _require_steps(model: Model, plan: TrainingPlan) -> None:
     """Check that a plan which changes steps of training is given to a model that takes any."""
     if isinstance(model, GradientModel):
         return
+    if several():
+        raise InputError(
+            f"{model.config.name} is computed at once: there are no steps that processes could share.",
+            "Train it in one process; its products use all threads.",
+        )
     unused = TrainingPlan()
     for name in ("strategy", "augmentation"):
         if getattr(plan, name) != getattr(unused, name):

@@ -17,6 +17,7 @@ from prismrec.recommender.recipe import Job
 from prismrec.recommender.recommender import Recommender
 from prismrec.recommender.train import open_features, train
 from prismrec.training.loop import require_device
+from prismrec.training.processes import team_of
 
 TENSORBOARD = "tensorboard"
 
@@ -79,10 +80,12 @@ def train_run(
     if (out / MANIFEST).exists() and not restart:
         _require_same(out, job, opened.content_hash, split.hash, stores)
         return TrainOutcome(_finished(out), True)
-    require_device(device)
+    team = team_of(require_device(device))
     parse_metric(job.training.metric)
-    if restart:
+    if restart and team.first:
         _clear(out)
+    # None of them may find a checkpoint that is about to be removed.
+    team.told(None)
     recommender = train(
         job.config,
         split,

@@ -17,6 +17,7 @@ from prismrec.models.base import GradientModel, Model, ModelConfig, Turn
 from prismrec.models.batches import ItemBatch, Modality, ModelInputs
 from prismrec.models.layers.content import item_batch
 from prismrec.models.plan import TrainingPlan
+from prismrec.models.team import ALONE, Team
 from prismrec.testing.planted import TWO_MODALITIES, Planted, cold_auc, fitted, planted
 from prismrec.training.batches import Batches
 
@@ -176,6 +177,28 @@ class ModelConformance:
         with torch.no_grad():
             assert_close(self.model().user_vectors(torch.tensor([4, 1])), users[[4, 1]])
         assert _vectors(self.model(), _rows(self.items(), torch.arange(0))).shape == (0, together.shape[1])
+
+    def test_divided_batches_say_the_same(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            model = self.config.build(self.source().data.inputs)
+            if not isinstance(model, GradientModel) or not model.divides or model.turns:
+                pytest.skip("is not divided")
+            plan = self.plan.model_copy(update={"sampling": "triplets", "batch_size": 33})
+            model.prepare(self.source().data, None)
+            # Dropout is drawn anew for each part, and would hide what is looked for.
+            model.eval()
+            model.start_epoch(1)
+            model.start_batch(0)
+            whole, first, second = (self._said(model, plan, team) for team in (ALONE, Team(0, 2), Team(1, 2)))
+        for name, value in whole.items():
+            assert_close((first[name] + second[name]) / 2, value, rtol=1e-5, atol=1e-6)
+
+    def _said(self, model: GradientModel, plan: TrainingPlan, team: Team) -> dict[str, Tensor]:
+        """Terms of a process's part of the first batch, as they count among those of the others."""
+        batches = Batches(self.source().data, plan, 0, model.wants_catalog, model.targets, team)
+        terms = model.losses(next(iter(batches.epoch(1))))
+        return {name: term.detach() * batches.weight(0) for name, term in terms.items()}
 
     def test_gradient_reaches_every_parameter(self) -> None:
         with torch.random.fork_rng(devices=[]):

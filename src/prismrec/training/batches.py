@@ -11,6 +11,7 @@ import torch
 from prismrec.data.interactions import Pairs
 from prismrec.models.batches import Batch, ItemBatch, TrainingData, TripletBatch, UserBatch
 from prismrec.models.plan import TrainingPlan
+from prismrec.models.team import ALONE, Team
 from prismrec.training.negatives import Negatives, popularity_weights
 
 
@@ -29,6 +30,9 @@ class Batches:
         Whether triplet batches hold every item (transductive terms).
     targets
         Pairs that triplets are made of; None: the training pairs.
+    team
+        Processes among which each batch of triplets is divided, every so many pairs to each; one that is
+        smaller than the team is given to all of them whole.
     """
 
     def __init__(
@@ -38,11 +42,13 @@ class Batches:
         seed: int,
         whole_catalog: bool,
         targets: Pairs | None = None,
+        team: Team = ALONE,
     ) -> None:
         self._data = data
         self._pairs = data.pairs if targets is None else targets
         self._plan = plan
         self._seed = seed
+        self._team = team
         self._starts, self._touched = data.pairs.by_user(data.inputs.n_users)
         self._active = np.flatnonzero(np.diff(self._starts)).astype(np.int32)
         self._fixed = self._fixed_items(whole_catalog)
@@ -52,6 +58,42 @@ class Batches:
     def __len__(self) -> int:
         n = len(self._active) if self._plan.sampling == "users" else len(self._pairs)
         return math.ceil(n / self._plan.batch_size)
+
+    @property
+    def divided(self) -> bool:
+        """Whether batches hold some of their pairs alone."""
+        return self._team.size > 1
+
+    def weight(self, place: int) -> float:
+        """Return what a batch's mean counts for, so that the mean over the processes is the whole batch's.
+
+        Parameters
+        ----------
+        place
+            Of the batch in its epoch, from 0.
+        """
+        if not self.divided:
+            return 1.0
+        n = self._size(place)
+        return 1.0 if n < self._team.size else self._own(n) * self._team.size / n
+
+    def _size(self, place: int) -> int:
+        """Pairs of a batch, those of all processes."""
+        return min(self._plan.batch_size, len(self._pairs) - place * self._plan.batch_size)
+
+    def _own(self, n: int) -> int:
+        """Pairs that this process is given of a batch of n."""
+        return n if n < self._team.size else len(range(self._team.rank, n, self._team.size))
+
+    def _own_places(self) -> npt.NDArray[np.int64]:
+        """Positions in the epoch of the pairs that this process is given."""
+        place = np.arange(len(self._pairs), dtype=np.int64)
+        size = self._plan.batch_size
+        last = len(place) - len(place) % size
+        mine = place % size % self._team.size == self._team.rank
+        if len(place) - last < self._team.size:
+            mine[last:] = True
+        return np.flatnonzero(mine)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of an epoch, on the CPU."""
@@ -90,21 +132,27 @@ class Batches:
         -------
         tuple
             Codes, int32: users and positives, shape ``(pairs,)`` each, and negatives, shape
-            ``(pairs, negatives)``. Every so many of them, by the plan's batch size, are a batch.
+            ``(pairs, negatives)``. Every so many of them, by the plan's batch size, are a batch. Where
+            batches are divided, the pairs of this process alone.
         """
         assert self._negatives is not None
         rng = np.random.default_rng((self._seed, number))
         pairs, plan = self._pairs, self._plan
         order = self._by_item(rng) if plan.grouping == "items" else rng.permutation(len(pairs))
-        users, positives = pairs.users[order], pairs.items[order]
         seed = int(rng.integers(1 << 63))
+        own = self._own_places() if self.divided else None
         if plan.negative_sampling == "in-batch":
+            users, positives = pairs.users[order], pairs.items[order]
             negatives = self._negatives.draw_in_batch(
                 users, positives, batch_size=plan.batch_size, count=plan.negatives, seed=seed
             )
-        else:
-            negatives = self._negatives.draw(users, count=plan.negatives, seed=seed)
-        return users, positives, negatives
+            return (
+                (users, positives, negatives) if own is None else (users[own], positives[own], negatives[own])
+            )
+        if own is not None:
+            order = order[own]
+        users, positives = pairs.users[order], pairs.items[order]
+        return users, positives, self._negatives.draw(users, count=plan.negatives, seed=seed, places=own)
 
     def _sampler(self) -> Negatives:
         warm = self._plan.negative_items == "warm"
@@ -122,8 +170,10 @@ class Batches:
 
     def _triplets(self, number: int) -> Iterator[TripletBatch]:
         users, positives, negatives = self.triplets(number)
-        for first in range(0, len(users), self._plan.batch_size):
-            chosen = slice(first, first + self._plan.batch_size)
+        first = 0
+        for place in range(len(self)):
+            chosen = slice(first, first + self._own(self._size(place)))
+            first = chosen.stop
             yield self._triplet_batch(users[chosen], positives[chosen], negatives[chosen])
 
     def _triplet_batch(

@@ -24,13 +24,15 @@ from prismrec.base.progress import SILENT, Progress, Task
 from prismrec.models.base import GradientModel, Model, Turn
 from prismrec.models.batches import Batch, TableEpoch, TrainingData, TripletBatch, UserBatch
 from prismrec.models.plan import TrainingPlan
-from prismrec.models.strategies import Plain
+from prismrec.models.strategies import AdversarialFeatures, Plain
+from prismrec.models.team import ALONE, Team
 from prismrec.training.augmentation import Augmenter
 from prismrec.training.batches import Batches
 from prismrec.training.checkpoint import Checkpoint
 from prismrec.training.history import EpochRecord, FitHistory
 from prismrec.training.optimizers import clip, in_half, make_optimizers, parameters_of, row_moments
 from prismrec.training.prefetch import ahead
+from prismrec.training.processes import join, others_may_go, require_alike
 from prismrec.training.strategies.make import make_strategy
 from prismrec.training.strategies.passes import Passes
 
@@ -54,6 +56,10 @@ def fit(
     progress: Progress = SILENT,
 ) -> FitHistory:
     """Train a model in place.
+
+    Several processes that Accelerate or torchrun has started train it together: each calls this with the same
+    arguments, and each has the trained model in the end. The first one validates, logs and writes the
+    checkpoint, which all of them read to go on. `GradientModel.divides` says what that makes faster.
 
     Parameters
     ----------
@@ -90,9 +96,11 @@ def fit(
     ConfigError
         If the validation does not give the metric that the plan names.
     """
-    accelerator = _accelerator(device)
-    with _writer(log_dir) as write:
-        return _Run(model, data, plan, seed, validate, accelerator, progress, write).go(
+    accelerator, team = join(require_device(device))
+    if not team.first:
+        log_dir, progress = None, SILENT
+    with _writer(log_dir) as write, others_may_go(team):
+        return _Run(model, data, plan, seed, validate, accelerator, team, progress, write).go(
             checkpoint, checkpoint_seconds
         )
 
@@ -108,12 +116,14 @@ class _Run:
         seed: int,
         validate: Validate | None,
         accelerator: Any,
+        team: Team,
         progress: Progress,
         write: Callable[[EpochRecord], None],
     ) -> None:
         torch.manual_seed(seed)
         self.plan = plan
         self.validate = validate
+        self.team = team
         progress.say("preparing the model")
         chosen = model.prepare(data, None if validate is None else lambda: self._measure(model)[plan.metric])
         self.seed = seed
@@ -125,9 +135,12 @@ class _Run:
         model.lazy_rows = plan.row_updates == "lazy"
         self.half = in_half(plan, self.device)
         self.optimizers = make_optimizers(model.to(self.device), plan)
-        self.model, *self.prepared = accelerator.prepare(model, *self.optimizers)
+        self.model = model
+        model.team = team
+        self.prepared = [accelerator.prepare_optimizer(optimizer) for optimizer in self.optimizers]
         self.strategy = make_strategy(plan.strategy)
-        self.batches = Batches(data, plan, seed, model.wants_catalog, model.targets)
+        divided = team if self._divides() else ALONE
+        self.batches = Batches(data, plan, seed, model.wants_catalog, model.targets, divided)
         self.augmenter = Augmenter(plan.augmentation, data, seed)
         for name in self.augmenter.idle(model):
             progress.say(f"training.augmentation.{name} changes nothing in {model.config.name}")
@@ -153,17 +166,28 @@ class _Run:
                 self.history.epochs.append(record)
                 self.write(record)
                 self._judge(record, task)
-                if checkpoint is not None and time.perf_counter() - written >= every:
+                if checkpoint is not None and self.team.first and time.perf_counter() - written >= every:
                     self._checkpoint().write(checkpoint, fingerprint)
                     written = time.perf_counter()
-        if checkpoint is not None and len(self.history.epochs) > done:
+        if checkpoint is not None and self.team.first and len(self.history.epochs) > done:
             self._checkpoint().write(checkpoint, fingerprint)
         if self.best is not None:
             self.model.load_state(self.best)
         else:
             self.history.best_epoch = len(self.history.epochs)
+        self.model.team = ALONE
         self.model.to("cpu").eval()
         return self.history
+
+    def _divides(self) -> bool:
+        """Whether each process is given some of a batch's pairs alone.
+
+        What moves content looks at the whole batch: a process that has some of its pairs would move an item
+        by a part of its gradient.
+        """
+        plan = self.plan
+        simple = plan.sampling == "triplets" and plan.augmentation == type(plan.augmentation)()
+        return simple and self.model.divides and not isinstance(plan.strategy, AdversarialFeatures)
 
     def _epoch(self, number: int) -> EpochRecord:
         began = time.perf_counter()
@@ -171,8 +195,12 @@ class _Run:
         self.model.train()
         self.model.start_epoch(number)
         self.augmenter.start_epoch(self.model, number)
+        if self.batches.divided:
+            # What is drawn for an epoch is drawn alike; what is drawn for its own pairs is each one's own.
+            torch.manual_seed(_epoch_seed(self.seed, number) + self.team.rank)
         losses = self._at_once(number) if self._goes_at_once() else self._batch_by_batch(number)
         self.augmenter.end_epoch(self.model)
+        require_alike(self.model, self.team)
         if not all(math.isfinite(value) for value in losses.values()):
             raise InputError(
                 f"Training diverged in epoch {number}: {_shown(losses)}.",
@@ -199,7 +227,7 @@ class _Run:
                 self.model.start_batch(place)
                 self.history.seconds["sample"] += time.perf_counter() - mark
                 mark = time.perf_counter()
-                for name, value in self._step(moved).items():
+                for name, value in self._step(moved, self.batches.weight(place)).items():
                     sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
                 self.history.seconds["step"] += time.perf_counter() - mark
                 mark = time.perf_counter()
@@ -210,7 +238,8 @@ class _Run:
         plan = self.plan
         simple = plan.sampling == "triplets" and plan.clip_norm is None and not self.half
         simple = simple and isinstance(plan.strategy, Plain)
-        return self.model.trains_epochs and self.model.lazy_rows and simple and self.device.type == "cpu"
+        alone = self.team.size == 1 and self.device.type == "cpu"
+        return self.model.trains_epochs and self.model.lazy_rows and simple and alone
 
     def _at_once(self, number: int) -> dict[str, float]:
         mark = time.perf_counter()
@@ -231,21 +260,22 @@ class _Run:
         self.history.seconds["step"] += time.perf_counter() - mark
         return losses
 
-    def _step(self, batch: Batch) -> dict[str, Tensor]:
+    def _step(self, batch: Batch, weight: float) -> dict[str, Tensor]:
         rate = self.plan.learning_rate * self._rate_factor()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
         if not self.model.turns:
-            terms = self._move(batch, None)
+            terms = self._move(batch, None, weight)
         else:
             terms = {}
             for turn in self.model.turns:
-                terms |= {f"{turn.name} {name}": value for name, value in self._move(batch, turn).items()}
+                moved = self._move(batch, turn, weight)
+                terms |= {f"{turn.name} {name}": value for name, value in moved.items()}
         self.steps += 1
         return terms
 
-    def _move(self, batch: Batch, turn: Turn | None) -> dict[str, Tensor]:
+    def _move(self, batch: Batch, turn: Turn | None, weight: float) -> dict[str, Tensor]:
         """Take one step down the sum of the terms, with all parameters or those of a turn."""
         passes = Passes(
             self.model,
@@ -257,6 +287,7 @@ class _Run:
             finish=self._clip,
             rate=self.plan.learning_rate * self._rate_factor(),
             number=self.steps,
+            weight=weight,
         )
         return self.strategy.step(passes)
 
@@ -272,7 +303,8 @@ class _Run:
         """Return the validation metrics of a model as it stands; the plan's is among them."""
         assert self.validate is not None
         model.eval()
-        metrics = self.validate(model)
+        # One process measures, so that all of them judge by the same numbers.
+        metrics: dict[str, float] = self.team.told(self.validate(model) if self.team.first else None)
         require_metric(self.plan, metrics)
         return metrics
 
@@ -365,20 +397,6 @@ def require_metric(plan: TrainingPlan, metrics: Mapping[str, float]) -> None:
             f"training.metric is {plan.metric!r}, which the validation does not give.",
             f"It gives: {', '.join(metrics)}.",
         )
-
-
-def _accelerator(device: str) -> Any:
-    """One process on one device; Accelerate keeps its choice for the process, so another one resets it."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, PartialState
-
-    wanted = require_device(device)
-    if PartialState().device.type != wanted:
-        AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=wanted == "cpu")
-    if accelerator.num_processes > 1:
-        raise InputError("Training over several processes is not supported yet.", "Start one process.")
-    return accelerator
 
 
 def require_device(device: str) -> str:

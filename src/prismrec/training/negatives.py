@@ -52,7 +52,9 @@ class Negatives:
         if weights is not None:
             self._table = _alias_table(pool, np.asarray(weights, dtype=np.float64))
 
-    def draw(self, users: Codes, *, count: int, seed: int) -> Codes:
+    def draw(
+        self, users: Codes, *, count: int, seed: int, places: npt.NDArray[np.int64] | None = None
+    ) -> Codes:
         """Draw from the pool, for each user without the items that the user has touched.
 
         Items of weight 0 are drawn only for a user of whom the others leave nothing.
@@ -65,6 +67,9 @@ class Negatives:
             Negatives of each pair.
         seed
             Any integer; another one for each epoch.
+        places
+            Positions of the pairs in their epoch, shape ``(n,)``: some pairs get what they would among all.
+            None: 0, 1 and so on.
 
         Returns
         -------
@@ -88,6 +93,7 @@ class Negatives:
                 self._pool,
                 self._table,
                 _bits(seed),
+                np.empty(0, dtype=np.int64) if places is None else places,
                 found,
             )
         if stuck >= 0:
@@ -307,6 +313,7 @@ def _draw(
     pool: Any,
     table: Any,
     seed: Any,
+    places: Any,
     found: Any,
 ) -> int:
     n, count = found.shape
@@ -316,9 +323,10 @@ def _draw(
     stuck = -1
     for row in numba.prange(n):
         user = users[row]
+        place = places[row] if len(places) else row
         here = -1
         for column in range(count):
-            state = _mix(seed + golden * np.uint64(row * count + column + 1))
+            state = _mix(seed + golden * np.uint64(place * count + column + 1))
             item = pool[_place(_mix(state + golden), size, table)]
             if _is_touched(starts, touched, marks, shift, user, item):
                 item = _tried(starts, touched, marks, shift, user, pool, table, state + golden)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from prismrec.base.errors import InputError
 from prismrec.models.base import GradientModel, Turn
-from prismrec.models.batches import Batch, TripletBatch, UserBatch
+from prismrec.models.batches import Batch, part_of
 from prismrec.models.layers.feature_tables import FeatureTables
+from prismrec.training.processes import average_gradients
 from prismrec.training.strategies.gradients import Gradient, Gradients, read, write
 
 
@@ -75,7 +76,7 @@ class Passes:
     optimizers
         What makes the step.
     backward
-        Takes gradients of a loss; several processes average them here, so that all of them move alike.
+        Takes gradients of a loss.
     autocast
         Makes the context of a pass forward.
     finish
@@ -84,6 +85,9 @@ class Passes:
         Learning rate of the step.
     number
         Steps that were taken before.
+    weight
+        What the terms are multiplied by, where a process was given some of the batch's pairs alone: so that
+        the mean over processes is the batch's. Then all of them step alike.
     """
 
     def __init__(
@@ -98,9 +102,11 @@ class Passes:
         finish: Callable[[], None] = lambda: None,
         rate: float = 1e-3,
         number: int = 0,
+        weight: float = 1.0,
     ) -> None:
         self.model, self.batch, self.turn = model, batch, turn
         self.rate, self.number = rate, number
+        self._weight = weight
         self._optimizers, self._backward, self._autocast = optimizers, backward, autocast
         self._finish = finish
         self._random: tuple[Tensor, list[Tensor]] | None = None
@@ -157,13 +163,17 @@ class Passes:
                 batch = replace(batch, items=replace(batch.items, vectors=vectors))
             with self._autocast():
                 terms = self._terms(batch)
-            self._backward(torch.stack([value.float() for value in terms.values()]).sum())
+            values = torch.stack([value.float() for value in terms.values()]) * self._weight
+            self._backward(values.sum())
+            if self.model.team.size > 1:
+                values = self.model.team.mean(values)
+                average_gradients(self.model, self.model.team)
             # Where a learnt table stands in for content, a gradient comes back that is 0 everywhere.
             found = [leaf.grad if leaf.grad is not None and leaf.grad.any() else None for leaf in leaves]
         if reached is not None:
             # What other passes have drawn since then must not come again in the next step.
             _set_random_state(reached)
-        return {name: value.detach().float() for name, value in terms.items()}, found
+        return dict(zip(terms, values.detach(), strict=True)), found
 
     def descend(self, gradients: Gradients) -> None:
         """Make a step of the base optimiser along gradients."""
@@ -237,24 +247,7 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
         raise InputError(
             "A batch of one cannot be divided.", "Choose another training.strategy.reading or batch_size."
         )
-    if isinstance(batch, TripletBatch):
-        return tuple(  # type: ignore[return-value]
-            replace(
-                batch,
-                users=batch.users[part],
-                positives=batch.positives[part],
-                negatives=batch.negatives[part],
-            )
-            for part in (slice(None, middle), slice(middle, None))
-        )
-    return _some_users(batch, 0, middle), _some_users(batch, middle, len(batch.users))
-
-
-def _some_users(batch: UserBatch, first: int, end: int) -> UserBatch:
-    kept = (batch.rows >= first) & (batch.rows < end)
-    return replace(
-        batch, users=batch.users[first:end], rows=batch.rows[kept] - first, columns=batch.columns[kept]
-    )
+    return part_of(batch, slice(0, middle)), part_of(batch, slice(middle, len(batch.users)))
 
 
 @contextmanager
