@@ -2,9 +2,12 @@ import json
 import shutil
 
 import numpy as np
+import polars as pl
 import pytest
 
 from prismrec.base.errors import DamagedError, InputError
+from prismrec.data.catalog import Catalog
+from prismrec.data.media import MemoryMedia, PackedMedia
 from prismrec.models.linear_map import LinearMapConfig
 from prismrec.models.popularity import PopularityConfig
 from prismrec.recommender.evaluate import evaluate
@@ -131,12 +134,7 @@ def test_a_home_is_new_empty_or_a_run(home, tmp_path):
 
 
 def test_saving_elsewhere_takes_added_items_along_with_their_pictures(recommender, tmp_path, shop):
-    from prismrec.data.catalog import Catalog
-    from prismrec.data.media import MemoryMedia
-
     picture = shop.catalog.media["image"].read(shop.catalog.media["image"].ids[0])
-    import polars as pl
-
     frame = pl.DataFrame({"item_id": ["new/1"], "title": ["a red mug"]})
     recommender.add_items(Catalog(frame, ("title",), {"image": MemoryMedia({"new/1": picture})}))
     recommender.save(tmp_path / "elsewhere")
@@ -144,6 +142,30 @@ def test_saving_elsewhere_takes_added_items_along_with_their_pictures(recommende
     same(recommender, loaded)
     assert loaded.catalog.media["image"].read("new/1") == picture
     assert recommender.path == tmp_path / "elsewhere"
+
+
+def test_saving_elsewhere_takes_the_new_pictures_of_replaced_training_items_along(
+    recommender, tmp_path, shop
+):
+    media = shop.catalog.media["image"]
+    with_one = set(media.ids)
+    known, same_as, bare = *media.ids[:2], next(n for n in shop.catalog.vocabulary if n not in with_one)
+    first, second = (media.read(name) for name in media.ids[2:4])
+    for pictures in ({known: second, same_as: media.read(same_as)}, {known: first, bare: second}):
+        frame = shop.catalog.items.filter(pl.col("item_id").is_in(list(pictures)))
+        recommender.add_items(Catalog(frame, shop.catalog.text_columns, {"image": MemoryMedia(pictures)}))
+    # Twice: what was written once has to be found and written again.
+    for place in ("elsewhere", "farther"):
+        recommender.save(tmp_path / place)
+        recommender = load(tmp_path / place)
+        found = recommender.catalog.media["image"]
+        assert found.read(known) == first
+        assert found.read(bare) == second
+        assert found.read(same_as) == media.read(same_as)
+        assert found.read(media.ids[5]) == media.read(media.ids[5])
+        packed = PackedMedia(tmp_path / place / "catalog" / "image.parquet")
+        # What the data set's folder has is not written once more.
+        assert set(packed.ids) <= {known, same_as, bare}
 
 
 def test_saving_over_another_run_leaves_nothing_of_it(home, split, plan, new_items):

@@ -30,7 +30,8 @@ from prismrec.base.files import (
     write_json,
 )
 from prismrec.data.catalog import MEDIA_KINDS, Catalog
-from prismrec.data.media import PackedMedia, pack
+from prismrec.data.media import Media, PackedMedia, pack
+from prismrec.data.media_sources import FirstMedia
 from prismrec.recommender.vectors import ItemVectors
 
 _NOTES = "batch.json"
@@ -54,6 +55,23 @@ class AddedBatch:
     catalog: Catalog
     items: ItemVectors
     digests: Mapping[str, Mapping[str, str]]
+
+
+class AddedMedia(FirstMedia):
+    """Content that was added, before content that was there: what no data set's folder holds is known by it.
+
+    Parameters
+    ----------
+    added
+        Content of added items; it stands for items that were there before, too, which it replaces.
+    before
+        What was there; None: nothing of this kind.
+    """
+
+    def __init__(self, added: Media, before: Media | None) -> None:
+        super().__init__([added] if before is None else [added, before])
+        earlier = before.added_ids if isinstance(before, AddedMedia) else frozenset()
+        self.added_ids: frozenset[str] = earlier.union(added.ids)
 
 
 def batch_folders(home: Path) -> list[Path]:

@@ -14,12 +14,11 @@ import polars as pl
 from prismrec.base.errors import InputError
 from prismrec.base.files import digest
 from prismrec.base.progress import Progress
-from prismrec.data.catalog import MEDIA_KINDS, Catalog
-from prismrec.data.media_sources import FirstMedia
+from prismrec.data.catalog import Catalog
 from prismrec.features.extract import Contents
 from prismrec.features.open import load_encoder
 from prismrec.features.store import FeatureStore
-from prismrec.recommender.added_batches import AddedBatch, batch_folders, read_batch, write_batch
+from prismrec.recommender.added_batches import AddedBatch, AddedMedia, batch_folders, read_batch, write_batch
 from prismrec.recommender.recommender import Recommender
 from prismrec.recommender.vectors import compute, vector_digest
 
@@ -264,11 +263,9 @@ def _take_in(recommender: Recommender, batch: AddedBatch) -> None:
     source = np.arange(len(vocabulary))
     source[rows] = len(old) + np.arange(len(new))
     frame = pl.concat([old.items, fitted.items])[source.tolist()]
-    media = {
-        kind: FirstMedia([m for m in (new.media.get(kind), old.media.get(kind)) if m is not None])
-        for kind in MEDIA_KINDS
-        if kind in new.media or kind in old.media
-    }
+    media = dict(old.media)
+    for kind, added in new.media.items():
+        media[kind] = AddedMedia(added, old.media.get(kind))
     recommender.catalog = Catalog(frame, old.text_columns, media)
     recommender.items = recommender.items.replaced(rows, batch.items)
     for modality in recommender.modalities:

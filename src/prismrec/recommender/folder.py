@@ -22,10 +22,10 @@ from prismrec.data.catalog import MEDIA_KINDS, Catalog
 from prismrec.data.dataset import MANIFEST as DATASET_MANIFEST
 from prismrec.data.dataset import Dataset
 from prismrec.data.media import Media, PackedMedia, pack
-from prismrec.data.media_sources import FirstMedia
 from prismrec.data.splits import Split
 from prismrec.models.batches import Modality, ModelInputs
 from prismrec.models.catalogue import config_of
+from prismrec.recommender.added_batches import AddedMedia
 from prismrec.recommender.additions import load_additions
 from prismrec.recommender.manifest import FORMAT, FORMAT_VERSION, RunManifest
 from prismrec.recommender.recommender import Recommender
@@ -227,11 +227,14 @@ def _write_catalog(recommender: Recommender, folder: Path) -> None:
 
 
 def _write_later_media(recommender: Recommender, folder: Path) -> None:
-    """Keep the pictures and sounds of items that came after training: no data set's folder has them."""
-    later = recommender.item_ids.ids[len(recommender.split.items) :]
+    """Keep the pictures and sounds that came after training, of new items and of replaced ones.
+
+    No data set's folder has them.
+    """
     for kind, media in recommender.catalog.media.items():
-        there = set(media.ids)
-        names = [name for name in later if name in there]
+        if not isinstance(media, AddedMedia):
+            continue
+        names = [name for name in recommender.item_ids if name in media.added_ids]
         if names:
             pack(folder / f"{kind}.parquet", ((n, c) for n in names if (c := media.read(n)) is not None))
 
@@ -245,7 +248,7 @@ def _read_catalog(folder: Path, manifest: RunManifest) -> tuple[Catalog, dict[st
     for kind in MEDIA_KINDS:
         later = folder / f"{kind}.parquet"
         if later.exists():
-            media[kind] = FirstMedia([PackedMedia(later), *([media[kind]] if kind in media else [])])
+            media[kind] = AddedMedia(PackedMedia(later), media.get(kind))
     items = pl.read_parquet(folder / "items.parquet")
     return Catalog(items, tuple(notes["text_columns"]), media), notes["digests"]
 
