@@ -97,6 +97,26 @@ def test_half_precision_keeps_the_digest_and_refuses_what_it_cannot_hold(tmp_pat
         encode_catalog(data, EncodePlan(encoders={"text": "none"}, vectors=[large], dtype="float16"))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_own_vectors_on_the_disk_are_taken_over_in_blocks(tmp_path: Path, monkeypatch, dtype: str) -> None:
+    monkeypatch.setattr("prismrec.features.encode._BLOCK", 2)
+    data = dataset(tmp_path / "shop")
+    names = ["i3", "stranger", "i0", "i1"]
+    vectors = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float16)
+    np.save(tmp_path / "v.npy", vectors)
+    (tmp_path / "ids.txt").write_text("\n".join(names), encoding="utf-8")
+    store = read_vectors(tmp_path / "v.npy", tmp_path / "ids.txt", name="mine")
+    plan = EncodePlan(encoders={"text": "none"}, vectors=[store], dtype=dtype)
+    (first,) = encode_modalities(data, plan)
+    assert (first.store.ids, first.unknown) == (("i3", "i0", "i1"), ("stranger",))
+    assert first.store.vectors.dtype == dtype
+    np.testing.assert_array_equal(first.store.vectors, vectors[[0, 2, 3]].astype(dtype))
+    # The file that held them meanwhile is gone.
+    assert [p.name for p in (tmp_path / "shop" / "features").iterdir()] == ["mine"]
+    (again,) = encode_modalities(data, plan)
+    assert again.reused == 3
+
+
 def test_own_vectors_of_a_kind_stay_until_an_encoder_is_named(tmp_path: Path) -> None:
     data = dataset(tmp_path / "shop")
     encode_catalog(data, EncodePlan())

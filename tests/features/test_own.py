@@ -31,8 +31,11 @@ def test_npy_with_ids(tmp_path: Path, dtype: type) -> None:
     np.save(tmp_path / "v.npy", VECTORS.astype(dtype))
     (tmp_path / "ids.txt").write_text("\n".join(IDS), encoding="utf-8")
     store = read_vectors(tmp_path / "v.npy", tmp_path / "ids.txt", name="clip")
-    assert store.vectors.dtype == np.float32
+    # What a store can hold as it is stays on the disk.
+    assert store.vectors.dtype == (dtype if dtype is np.float16 else np.float32)
+    assert isinstance(store.vectors, np.memmap) == (dtype in (np.float16, np.float32))
     np.testing.assert_array_equal(store.vectors, VECTORS.astype(dtype).astype(np.float32))
+    assert store.digests == tuple(digest(row.tobytes()) for row in VECTORS.astype(dtype).astype("<f4"))
     same = read_assigned(f"clip={tmp_path}/v.npy:{tmp_path}/ids.txt")
     np.testing.assert_array_equal(same.vectors, store.vectors)
 

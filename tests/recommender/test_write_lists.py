@@ -47,3 +47,12 @@ def test_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(StorageError, match="disk is full"):
         write_lists(FRAME, tmp_path / "r.parquet")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_how_the_rows_came_together_does_not_show_in_the_file(tmp_path: Path) -> None:
+    rows = pl.DataFrame({"rank": range(600_000)})
+    parts = pl.concat([rows[start : start + 81_920] for start in range(0, rows.height, 81_920)])
+    assert parts.n_chunks() > 1
+    write_lists(rows, tmp_path / "whole.parquet")
+    write_lists(parts, tmp_path / "parts.parquet")
+    assert (tmp_path / "whole.parquet").read_bytes() == (tmp_path / "parts.parquet").read_bytes()

@@ -1,13 +1,20 @@
 """`prismrec bench`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prismrec.cli.engine import Engine, EngineOption, RayAddress, connected, require_fitting
 from prismrec.cli.output import Debug, Json, Output, Quiet, table
 
 if TYPE_CHECKING:
+    from prismrec.base.progress import Progress
+    from prismrec.experiments.pool import Workers
+    from prismrec.experiments.state import Bench
     from prismrec.experiments.tables import Table
 
 _RUNNING = "How it runs"
@@ -33,7 +40,14 @@ def bench(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it will cost, and stop.", rich_help_panel=_RUNNING)
     ] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes.", rich_help_panel=_RUNNING)] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes; otherwise 1, or with --engine ray as many as fit.",
+            rich_help_panel=_RUNNING,
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -41,6 +55,8 @@ def bench(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.", rich_help_panel=_RUNNING)] = "cpu",
+    engine: EngineOption = Engine.LOCAL,
+    ray_address: RayAddress = None,
     against: Annotated[
         str | None,
         typer.Option(help="Set the figures beside published ones: mamex-table1, mmrec.", show_default=False),
@@ -51,12 +67,12 @@ def bench(
 ) -> None:
     """Make a table: models x data sets x seeds. What is finished is kept; the same command goes on."""
     folders = _folders(data or [])
+    require_fitting(engine, ray_address)
 
     from prismrec.experiments.against import published_figures, set_beside
     from prismrec.experiments.expand import make_plan
     from prismrec.experiments.recipe import read_bench
     from prismrec.experiments.report import write_reports
-    from prismrec.experiments.run import run_bench, threads_for
     from prismrec.experiments.state import Bench
 
     answer = Output(json, quiet)
@@ -64,8 +80,12 @@ def bench(
     plan = make_plan(read_bench(recipe), folders)
     home = out if out is not None else Path("runs") / "bench" / plan.bench.name
     opened = Bench.open(plan, home)
-    each = threads if threads is not None else threads_for(jobs)
-    cost = opened.cost(jobs, each)
+    with _hands(engine, ray_address, jobs, threads, device, answer) as hands:
+        cost = opened.cost(hands.jobs, hands.threads)
+        if not dry_run:
+            for line in cost.lines():
+                answer.note(line)
+            hands.make(opened, answer.progress)
     head: dict[str, Any] = {
         "bench": plan.bench.name,
         "folder": str(home),
@@ -74,16 +94,13 @@ def bench(
             "cached": cost.cached,
             "trials": cost.trials,
             "failed_before": cost.failed_before,
-            "seconds_known": round(cost.seconds / jobs, 1),
+            "seconds_known": round(cost.seconds / hands.jobs, 1),
             "rows_of_unknown_time": len(cost.unknown),
         },
     }
     if dry_run:
         answer.finish({**head, "dry_run": True}, *cost.lines())
         return
-    for line in cost.lines():
-        answer.note(line)
-    run_bench(opened, jobs=jobs, threads=each, device=device, progress=answer.progress)
     tables, files = write_reports(opened)
     beside = None if figures is None else set_beside(figures, tables, plan)
     if beside is not None:
@@ -103,6 +120,45 @@ def bench(
     answer.finish(document, *shown, "\n".join(f"wrote {path}" for path in document["files"].values()))
     if failures:
         raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class _Hands:
+    """How many work on a bench, with how many threads each, and who they are."""
+
+    jobs: int
+    threads: int
+    device: str
+    workers: "Workers | None" = None
+
+    def make(self, opened: "Bench", progress: "Progress") -> None:
+        from prismrec.experiments.run import run_bench
+
+        run_bench(
+            opened,
+            jobs=self.jobs,
+            threads=self.threads,
+            device=self.device,
+            progress=progress,
+            workers=self.workers,
+        )
+
+
+@contextmanager
+def _hands(
+    engine: Engine, address: str | None, jobs: int | None, threads: int | None, device: str, output: Output
+) -> Iterator[_Hands]:
+    from prismrec.experiments.run import threads_for
+
+    if engine is Engine.LOCAL:
+        here = jobs or 1
+        yield _Hands(here, threads or threads_for(here), device)
+        return
+    from prismrec.experiments.ray_bench import RayPool
+
+    with connected(output, address, jobs) as cluster:
+        pool = RayPool.of(cluster, threads, device)
+        yield _Hands(pool.jobs, pool.threads, pool.device, pool)
 
 
 def _folders(pairs: list[str]) -> dict[str, Path]:

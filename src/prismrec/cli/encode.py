@@ -1,5 +1,6 @@
 """`prismrec encode`."""
 
+from dataclasses import replace
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -7,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prismrec.cli.engine import Engine, EngineOption, RayAddress, Workers, connected, require_fitting
 from prismrec.cli.output import Debug, Json, Output, Quiet, table
 
 if TYPE_CHECKING:
+    from prismrec.data.dataset import Dataset
     from prismrec.features.encode import EncodedModality
 
+_CONTENT = "Where content lies, if not in the data set"
 _ENCODERS = "Encoders"
 _RUNNING = "How it runs"
 _SHOWN = 5
@@ -80,6 +84,18 @@ def encode(
         bool,
         typer.Option("--refit", help="Fit and encode again what is there.", rich_help_panel=_ENCODERS),
     ] = False,
+    images_at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Pictures that stay where they are, in files named by item id: s3://bucket/x, or a folder.",
+            rich_help_panel=_CONTENT,
+        ),
+    ] = None,
+    sounds_at: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Sounds, likewise.", rich_help_panel=_CONTENT),
+    ] = None,
     dtype: Annotated[
         Precision, typer.Option(help="How vectors are stored.", rich_help_panel=_RUNNING)
     ] = Precision.FLOAT32,
@@ -87,13 +103,23 @@ def encode(
         int, typer.Option(min=1, help="Contents at a time, pretrained models.", rich_help_panel=_RUNNING)
     ] = 32,
     device: Annotated[
-        str, typer.Option(help="Where pretrained models run: cpu, cuda, mps.", rich_help_panel=_RUNNING)
-    ] = "cpu",
+        str | None,
+        typer.Option(
+            help="Where pretrained models run: cpu, cuda, mps; otherwise cpu, or with --engine ray the GPUs "
+            "that there are.",
+            rich_help_panel=_RUNNING,
+        ),
+    ] = None,
+    engine: EngineOption = Engine.LOCAL,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Turn pictures, texts and sounds into vectors. What is encoded already is not encoded again."""
+    require_fitting(engine, ray_address, workers)
+
     from prismrec.data.dataset import Dataset
     from prismrec.data.id_files import read_ids
     from prismrec.features.encode import EncodePlan, encode_modalities
@@ -106,12 +132,20 @@ def encode(
         vectors=[read_assigned(assignment) for assignment in vectors or []],
         revision=revision,
         dtype=dtype.value,
-        device=device,
+        # On a cluster, this process only asks what the model is.
+        device=device if device is not None and engine is Engine.LOCAL else "cpu",
         batch_size=batch_size,
         refit=refit,
         fit_on=None if fit_on is None else read_ids(fit_on, "item_id"),
     )
-    done = encode_modalities(Dataset.read(shop), plan, answer.progress)
+    dataset = _with_media(Dataset.read(shop), images_at, sounds_at)
+    if engine is Engine.RAY:
+        from prismrec.features.ray_extract import RayEngine
+
+        with connected(answer, ray_address, workers) as cluster:
+            done = encode_modalities(dataset, plan, answer.progress, RayEngine(cluster, device))
+    else:
+        done = encode_modalities(dataset, plan, answer.progress)
     columns = ("modality", "encoder", "dim", "encoded", "reused", "problems", "unknown ids", "seconds")
     rows = [
         (
@@ -131,6 +165,16 @@ def encode(
         table(columns, rows),
         *(line for m in done for line in _remarks(m)),
     )
+
+
+def _with_media(dataset: "Dataset", images: str | None, sounds: str | None) -> "Dataset":
+    from prismrec.data.object_media import ObjectMedia
+
+    media = dict(dataset.catalog.media)
+    for kind, address in (("image", images), ("audio", sounds)):
+        if address is not None:
+            media[kind] = ObjectMedia.below(address, kind, dataset.items.ids)
+    return replace(dataset, catalog=replace(dataset.catalog, media=media))
 
 
 def _document(modality: "EncodedModality") -> dict[str, Any]:

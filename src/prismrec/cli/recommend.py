@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prismrec.cli.engine import Engine, EngineOption, RayAddress, Workers, connected, require_fitting
 from prismrec.cli.output import Debug, Json, Output, Quiet, table
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ def recommend(
     out: Annotated[
         Path | None, typer.Option(help="Write the lists to .parquet, .csv or .jsonl instead.")
     ] = None,
+    engine: EngineOption = Engine.LOCAL,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -102,6 +106,10 @@ def recommend(
     """Rank items for users. Who has no history gets what people like on average, and that is said."""
     if sum((bool(user), users is not None, everyone, bool(liked))) != 1:
         raise typer.BadParameter("name one of --user, --users, --all and --liked", param_hint="users")
+
+    require_fitting(engine, ray_address, workers)
+    if liked and engine is Engine.RAY:
+        raise typer.BadParameter("one list needs no cluster", param_hint="--engine ray with --liked")
 
     from prismrec.data.id_files import read_ids
     from prismrec.recommender.recommender import Recommender
@@ -116,16 +124,24 @@ def recommend(
         asked = [] if liked else list(recommender.split.users)
     else:
         asked = names = list(dict.fromkeys(names))
-    frame = recommender.recommend(
-        names,
-        liked=liked or None,
-        k=k if rerank is None else max(k, depth),
-        choose=items.value,
-        where=where or (),
-        exclude_seen=not include_seen,
-        explain=explain,
-        progress=answer.progress,
-    )
+    length = k if rerank is None else max(k, depth)
+    if engine is Engine.RAY:
+        from prismrec.recommender.ray_recommend import Wanted, recommend_on
+
+        wanted = Wanted(length, items.value, where or (), not include_seen, explain)
+        with connected(answer, ray_address, workers) as cluster:
+            frame = recommend_on(cluster, recommender, names, wanted, progress=answer.progress)
+    else:
+        frame = recommender.recommend(
+            names,
+            liked=liked or None,
+            k=length,
+            choose=items.value,
+            where=where or (),
+            exclude_seen=not include_seen,
+            explain=explain,
+            progress=answer.progress,
+        )
     if rerank is not None:
         from prismrec.sequential.rerank import Reranker, rerank_lists
 

@@ -10,9 +10,10 @@ import polars as pl
 from prismrec.base.errors import InputError
 from prismrec.base.progress import Task
 from prismrec.data.fetch import MAX_BYTES, TIMEOUT_S, fetch
-from prismrec.data.media import FileMedia, Media, MemoryMedia
+from prismrec.data.media import FileMedia, Media, MemoryMedia, PackedMedia
 from prismrec.data.media_folder import FolderIndex, Refuse, files_by_id, is_url
 from prismrec.data.media_sources import Check, CheckedMedia, ColumnMedia, FirstMedia, UrlMedia
+from prismrec.data.object_media import ObjectMedia
 from prismrec.data.readers import Table
 
 _OPTION = {"image": "--images", "audio": "--audio"}
@@ -176,11 +177,20 @@ def only_usable(kind: str, source: Media, refuse: Refuse, task: Task, max_pixels
     return _SomeMedia(source, [name for name in checked.ids if checked.read(name) is not None])
 
 
+def lies_outside(source: Media) -> bool:
+    """Tell whether another process can read a source's content from where it lies, rather than from here."""
+    if isinstance(source, FirstMedia):
+        return all(map(lies_outside, source.sources))
+    if isinstance(source, _SomeMedia):
+        return lies_outside(source.source)
+    return isinstance(source, (FileMedia, PackedMedia, ColumnMedia, ObjectMedia))
+
+
 class _SomeMedia:
     """The content of some items of a source."""
 
     def __init__(self, source: Media, ids: Sequence[str]) -> None:
-        self._source = source
+        self.source = source
         self._ids = dict.fromkeys(ids)
 
     @property
@@ -190,4 +200,4 @@ class _SomeMedia:
 
     def read(self, item_id: str) -> bytes | None:
         """Return the encoded bytes of an item's content, None if it has none."""
-        return self._source.read(item_id) if item_id in self._ids else None
+        return self.source.read(item_id) if item_id in self._ids else None

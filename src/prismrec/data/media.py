@@ -72,6 +72,10 @@ class FileMedia:
     def __init__(self, paths: Mapping[str, Path]) -> None:
         self._paths = dict(paths)
 
+    def __reduce__(self) -> "tuple[type[FileMedia], tuple[dict[str, Path]]]":
+        """Find the files from another process too, whose working directory may be another."""
+        return FileMedia, ({item: path.absolute() for item, path in self._paths.items()},)
+
     @property
     def ids(self) -> Sequence[str]:
         """Items that have content."""
@@ -108,6 +112,10 @@ class PackedMedia:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._group: tuple[int, pa.Table] | None = None
+
+    def __reduce__(self) -> "tuple[type[PackedMedia], tuple[Path]]":
+        """Open the file again in another process: an open file cannot go there."""
+        return PackedMedia, (self.path.absolute(),)
 
     @cached_property
     def _file(self) -> pq.ParquetFile:

@@ -7,6 +7,7 @@ contents at a time.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,9 +51,17 @@ class ColumnMedia:
         self._parts = list(zip(parts, sizes, strict=True))
         self._column = column
         self._rows = rows
+        self._close()
+
+    def _close(self) -> None:
         self._batches: Iterator[tuple[int, pa.Array]] = iter(())
         self._start = 0
         self._batch: pa.Array = pa.array([], pa.binary())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Open the files again in another process, where reading begins anew."""
+        paths, sizes = [path.absolute() for path, _ in self._parts], [size for _, size in self._parts]
+        return ColumnMedia, (paths, sizes, self._column, dict(self._rows), self._folder)
 
     @property
     def ids(self) -> Sequence[str]:

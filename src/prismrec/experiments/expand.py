@@ -151,7 +151,7 @@ def _open(
     specs = [
         DataSpec(
             name=section.name if len(shares) == 1 else f"{section.name}, {round(100 * share)} % missing",
-            path=str(path),
+            path=str(Path(path).absolute()),
             content=content,
             modalities=section.modalities,
             users=section.users,

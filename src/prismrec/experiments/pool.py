@@ -10,7 +10,7 @@ import threading
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from prismrec.base.files import storage_errors
 
@@ -42,6 +42,17 @@ class Task:
     about: Any
 
 
+class Workers(Protocol):
+    """Who does tasks."""
+
+    def work(self, tasks: list[Task]) -> Generator[tuple[Task, dict[str, Any]], None, None]:
+        """Do tasks and yield what is answered, with its task, as it comes in.
+
+        The last answer of a task has the event "done" or "failed". Tasks that are appended to the list
+        meanwhile are done too.
+        """
+
+
 @dataclass(eq=False)
 class _Worker:
     process: "subprocess.Popen[str]"
@@ -70,11 +81,7 @@ class Pool:
     _inbox: "queue.SimpleQueue[tuple[_Worker, str | None]]" = field(default_factory=queue.SimpleQueue)
 
     def work(self, tasks: list[Task]) -> Generator[tuple[Task, dict[str, Any]], None, None]:
-        """Do tasks and yield what is answered, with its task, as it comes in.
-
-        The last answer of a task has the event "done" or "failed". Tasks that are appended to the list
-        meanwhile are done too.
-        """
+        """Do tasks; see `Workers.work`."""
         try:
             while tasks or any(worker.task for worker in self._workers):
                 self._hand_out(tasks)

@@ -12,7 +12,7 @@ from prismrec.base.errors import ConfigError, InputError, StorageError
 from prismrec.base.files import storage_errors
 from prismrec.base.progress import SILENT, Progress
 from prismrec.experiments.cost import Timings, piece_of, time_left, whole_seconds
-from prismrec.experiments.pool import Pool, Task
+from prismrec.experiments.pool import Pool, Task, Workers
 from prismrec.experiments.results import RunNote, read_note, write_failure
 from prismrec.experiments.search import read_search
 from prismrec.experiments.state import Bench, RowState
@@ -20,7 +20,13 @@ from prismrec.training.loop import require_device
 
 
 def run_bench(
-    bench: Bench, *, jobs: int = 1, threads: int = 1, device: str = "cpu", progress: Progress = SILENT
+    bench: Bench,
+    *,
+    jobs: int = 1,
+    threads: int = 1,
+    device: str = "cpu",
+    progress: Progress = SILENT,
+    workers: Workers | None = None,
 ) -> None:
     """Make all that is missing.
 
@@ -40,6 +46,9 @@ def run_bench(
         Where models are trained; a result is known by its settings, wherever it was made.
     progress
         Where to report to.
+    workers
+        Who does it, `jobs` at a time with `threads` each, and knows the device; None: processes of this
+        machine.
 
     Raises
     ------
@@ -48,7 +57,9 @@ def run_bench(
     StorageError
         If the disk refuses.
     """
-    device = require_device(device)
+    if workers is None:
+        device = require_device(device)
+        workers = Pool(jobs, threads, bench.out / "logs")
     with _only_one(bench.out):
         bench.write_mark()
         for state in bench.states:
@@ -58,8 +69,7 @@ def run_bench(
         total = sum(s.trials_left for s in bench.states) + sum(
             len(bench.plan.bench.seeds) - len(s.notes) for s in bench.states
         )
-        pool = Pool(jobs, threads, bench.out / "logs")
-        with progress.task(bench.plan.bench.name, total) as bar, closing(pool.work(work.tasks)) as answers:
+        with progress.task(bench.plan.bench.name, total) as bar, closing(workers.work(work.tasks)) as answers:
             for task, answer in answers:
                 state, seed = task.about
                 steps = work.take(state, seed, answer)
@@ -118,7 +128,7 @@ class _Work:
         message = {
             "do": what,
             "spec": spec,
-            "out": str(self.bench.out),
+            "out": str(self.bench.out.absolute()),
             "threads": self.threads,
             "device": self.device,
         }

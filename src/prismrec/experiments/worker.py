@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ def main() -> None:
     tasks: queue.SimpleQueue[str] = queue.SimpleQueue()
     # In a thread of its own: the end of the input is the end of the bench, in the midst of a run too.
     threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
-    work = _Work(answers)
+    work = Work(lambda answer: print(json.dumps(answer), file=answers, flush=True))
     while True:
         work.do(json.loads(tasks.get()))
 
@@ -46,14 +46,21 @@ def _listen(tasks: "queue.SimpleQueue[str]") -> None:
     os._exit(0)
 
 
-class _Work:
-    """Makes tasks; the data set of the last one stays open."""
+class Work:
+    """Makes tasks; the data set of the last one stays open.
 
-    def __init__(self, answers: IO[str]) -> None:
-        self._answers = answers
+    Parameters
+    ----------
+    answer
+        Takes what is answered, JSON-able; the last answer to a task has the event "done" or "failed".
+    """
+
+    def __init__(self, answer: Callable[[dict[str, Any]], None]) -> None:
+        self._answer = answer
         self._opened: tuple[str, str, Any] | None = None
 
     def do(self, task: dict[str, Any]) -> None:
+        """Make a run or a search, and answer; an error is an answer too."""
         began = time.perf_counter()
         try:
             answer = self._search(task) if task["do"] == "search" else self._run(task)
@@ -74,9 +81,6 @@ class _Work:
                 "trace": traceback.format_exc(),
             }
         self._answer({**answer, "seconds": time.perf_counter() - began})
-
-    def _answer(self, document: dict[str, Any]) -> None:
-        print(json.dumps(document), file=self._answers, flush=True)
 
     def _run(self, task: dict[str, Any]) -> dict[str, Any]:
         from prismrec.experiments.measure import run_once

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from prismrec.base.errors import ConfigError, DamagedError, InputError
 from prismrec.base.files import digest, read_json, storage_errors, write_json
@@ -18,13 +19,15 @@ from prismrec.data.catalog import Catalog
 from prismrec.data.dataset import Dataset
 from prismrec.features.encoder import Encoder
 from prismrec.features.encoder_file import read_encoder_file
-from prismrec.features.extract import ENCODER_FOLDER, Contents, extract, fitted_on
+from prismrec.features.engine import Engine
+from prismrec.features.extract import ENCODER_FOLDER, LOCAL, Contents, extract, fitted_on
 from prismrec.features.open import DEFAULT, load_encoder, make_encoder
 from prismrec.features.store import MANIFEST, MISSING, FeatureStore
 
 KINDS = ("image", "text", "audio")
 NONE = "none"
 _FITTED_ON = "fitted_on_ids.json"
+_BLOCK = 8192
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def encode_catalog(dataset: Dataset, plan: EncodePlan, progress: Progress = SILE
 
 
 def encode_modalities(
-    dataset: Dataset, plan: EncodePlan, progress: Progress = SILENT
+    dataset: Dataset, plan: EncodePlan, progress: Progress = SILENT, engine: Engine = LOCAL
 ) -> list[EncodedModality]:
     """Encode a data set's contents into ``features/<name>`` of its folder.
 
@@ -102,6 +105,8 @@ def encode_modalities(
         What to encode.
     progress
         Where to report to.
+    engine
+        Who reads and encodes.
 
     Returns
     -------
@@ -128,7 +133,7 @@ def encode_modalities(
             f"{dataset.path}: there is nothing to encode, the catalogue has no text, picture or sound.",
             "Name text columns or a folder of pictures at ingest, or give vectors of your own.",
         )
-    done = [_encode(dataset.catalog, kind, plan, home / kind, progress) for kind in kinds]
+    done = [_encode(dataset.catalog, kind, plan, home / kind, progress, engine) for kind in kinds]
     return done + [_take_over(dataset, store, plan, home / store.name) for store in plan.vectors]
 
 
@@ -165,7 +170,9 @@ def _wanted(kind: str, plan: EncodePlan, catalog: Catalog) -> bool:
     return kind in catalog.media and len(catalog.media[kind].ids) > 0
 
 
-def _encode(catalog: Catalog, kind: str, plan: EncodePlan, home: Path, progress: Progress) -> EncodedModality:
+def _encode(
+    catalog: Catalog, kind: str, plan: EncodePlan, home: Path, progress: Progress, engine: Engine
+) -> EncodedModality:
     began = time.perf_counter()
     if plan.refit and (kind in plan.encoders or fitted_on(home) is not None):
         with storage_errors(home):
@@ -184,6 +191,7 @@ def _encode(catalog: Catalog, kind: str, plan: EncodePlan, home: Path, progress:
         dtype=np.float16 if plan.dtype == "float16" else np.float32,
         fit_on=plan.fit_on,
         progress=progress,
+        engine=engine,
     )
     return _counted(store, before, (), began)
 
@@ -262,11 +270,9 @@ def _take_over(dataset: Dataset, own: FeatureStore, plan: EncodePlan, home: Path
         )
     before = _stored(home)
     rows = np.flatnonzero(known).tolist()
-    with np.errstate(over="ignore"):
-        vectors = np.asarray(own.vectors[rows]).astype(plan.dtype)
     store = replace(
         own,
-        vectors=vectors,
+        vectors=_rows_of(own.vectors, rows, np.dtype(plan.dtype), home),
         ids=tuple(own.ids[row] for row in rows),
         digests=tuple(own.digests[row] for row in rows),
         path=None,
@@ -275,6 +281,31 @@ def _take_over(dataset: Dataset, own: FeatureStore, plan: EncodePlan, home: Path
         _clear(home)
     unknown = tuple(name for name, there in zip(own.ids, known.tolist(), strict=True) if not there)
     return _counted(store.write(home), before, unknown, began)
+
+
+def _rows_of(
+    vectors: npt.NDArray[Any], rows: Sequence[int], dtype: np.dtype[Any], home: Path
+) -> npt.NDArray[Any]:
+    """Return some rows in another precision, on the disk where the whole is: it may not fit into memory."""
+    if len(rows) == len(vectors) and vectors.dtype == dtype:
+        return vectors
+    blocks = (_converted(vectors[rows[n : n + _BLOCK]], dtype) for n in range(0, len(rows), _BLOCK))
+    if not isinstance(vectors, np.memmap):
+        return np.concatenate(list(blocks))
+    with storage_errors(home):
+        home.parent.mkdir(parents=True, exist_ok=True)
+        # Without a name: it is gone with the process, however that ends.
+        with tempfile.TemporaryFile(dir=home.parent) as file:
+            for block in blocks:
+                file.write(block.tobytes())
+            file.flush()
+            return np.memmap(file, dtype, "r", shape=(len(rows), vectors.shape[1]))
+
+
+def _converted(block: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    # What is too large becomes infinite, which the store then refuses by name.
+    with np.errstate(over="ignore"):
+        return block.astype(dtype)
 
 
 def _stored(home: Path) -> FeatureStore | None:

@@ -19,12 +19,15 @@ from prismrec.base.errors import DamagedError, InputError
 from prismrec.base.files import atomic_path, digest, digest_file, read_json, storage_errors, write_json
 from prismrec.base.progress import SILENT, Progress
 from prismrec.data.catalog import Catalog
+from prismrec.data.media import Media
 from prismrec.features.encoder import Encoder
+from prismrec.features.engine import Engine, LocalEngine, Part, Work
 from prismrec.features.store import MANIFEST, FeatureStore
 
 ContentT = TypeVar("ContentT", str, bytes)
 
 ENCODER_FOLDER = "encoder"
+LOCAL = LocalEngine()
 _FITTED = "fitted.json"
 
 
@@ -38,10 +41,13 @@ class Contents:
         Items that have such content.
     read
         Gives an item's content.
+    media
+        What `read` reads from; None for texts.
     """
 
     ids: tuple[str, ...]
     read: Callable[[str], Any]
+    media: Media | None = None
 
     @staticmethod
     def of(catalog: Catalog, kind: str) -> "Contents":
@@ -58,7 +64,7 @@ class Contents:
         elif kind in catalog.media:
             media = catalog.media[kind]
             has = set(media.ids)
-            contents = Contents(tuple(n for n in catalog.vocabulary if n in has), media.read)
+            contents = Contents(tuple(n for n in catalog.vocabulary if n in has), media.read, media)
         else:
             contents = Contents((), str)
         if not contents.ids:
@@ -73,9 +79,10 @@ def extract(
     *,
     name: str,
     dtype: type[np.float16] | type[np.float32] = np.float32,
-    part_size: int = 512,
+    part_size: int | None = None,
     fit_on: Sequence[str] | None = None,
     progress: Progress = SILENT,
+    engine: Engine = LOCAL,
 ) -> FeatureStore:
     """Encode contents into a store folder, going on where an earlier call was stopped.
 
@@ -93,11 +100,13 @@ def extract(
     dtype
         How vectors are stored.
     part_size
-        Contents between two points from which a killed extraction resumes.
+        Contents between two points from which a killed extraction resumes; None: as the engine likes it.
     fit_on
         Items whose contents an encoder that needs a fit may learn from; None: all of them.
     progress
         Where to report to.
+    engine
+        Who reads and encodes; the store does not depend on it. An encoder is fitted here in any case.
 
     Returns
     -------
@@ -113,19 +122,21 @@ def extract(
     """
     encoder = _prepared(contents, encoder, folder, fit_on, progress)
     key = _encoder_key(encoder, folder, dtype)
-    digests = _digests(contents, key, progress)
     parts = _Parts(folder / f"parts-{key[:12]}", encoder.dim, dtype)
     done = _known(folder, key)
     done.update(parts.read())
-    todo: dict[str, str] = {}
-    for item, content_digest in digests.items():
-        if content_digest not in done:
-            todo.setdefault(content_digest, item)
-    with progress.task(f"encode {name}", len(todo)) as task:
-        for chunk in _chunks(list(todo.items()), part_size):
-            vectors, problems = encoder.encode([contents.read(item) for _, item in chunk])
-            done.update(parts.write([content_digest for content_digest, _ in chunk], vectors, problems))
-            task.advance(len(chunk))
+    with engine.work(contents, encoder, key) as work:
+        digests = _digests(contents, work, progress)
+        todo: dict[str, str] = {}
+        for item, content_digest in digests.items():
+            if content_digest not in done:
+                todo.setdefault(content_digest, item)
+        with progress.task(f"encode {name}", len(todo)) as task:
+            for part, vectors, problems in work.encoded(
+                _chunks(list(todo.items()), part_size or engine.part_size)
+            ):
+                done.update(parts.write([content_digest for content_digest, _ in part], vectors, problems))
+                task.advance(len(part))
     store = _assemble(name, digests, done, encoder, key, dtype).write(folder)
     parts.remove()
     return store
@@ -181,14 +192,12 @@ def _encoder_key(encoder: Encoder[Any], folder: Path, dtype: type[Any]) -> str:
     return digest(spec.encode(), np.dtype(dtype).name.encode(), *map(str.encode, state))
 
 
-def _digests(contents: Contents, key: str, progress: Progress) -> dict[str, str]:
-    """Digest of each item's content together with the encoder's."""
-    digests = {}
+def _digests(contents: Contents, work: Work, progress: Progress) -> dict[str, str]:
+    """Digest of each item's content together with the encoder's, in the order of the items."""
+    digests = dict.fromkeys(contents.ids, "")
     with progress.task("read contents", len(contents.ids)) as task:
-        for item in contents.ids:
-            content = contents.read(item)
-            raw = content.encode() if isinstance(content, str) else content
-            digests[item] = digest(key.encode(), raw)
+        for item, found in work.digests():
+            digests[item] = found
             task.advance()
     return digests
 
@@ -290,6 +299,6 @@ def fitted_on(folder: Path) -> int | None:
     return int(read_json(path, "an encoder")["fitted_on"]) if path.exists() else None
 
 
-def _chunks(pairs: Sequence[tuple[str, str]], size: int) -> Iterator[Sequence[tuple[str, str]]]:
+def _chunks(pairs: Part, size: int) -> Iterator[Part]:
     for start in range(0, len(pairs), size):
         yield pairs[start : start + size]

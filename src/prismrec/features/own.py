@@ -1,5 +1,6 @@
 """Vectors of your own: from a Parquet file, or from a .npy file with ids beside it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from prismrec.data.id_files import read_ids
 from prismrec.data.readers import PARQUET, open_table
 from prismrec.features.store import FeatureStore, require_finite
 
+_BLOCK = 8192
 _FORMS = "Give a .parquet with 'item_id' and a column of lists, or a .npy and a file of ids."
 
 
@@ -33,8 +35,8 @@ def read_vectors(path: Path, ids: Path | None = None, *, name: str) -> FeatureSt
     Returns
     -------
     FeatureStore
-        In memory, float32. The digest of a row is that of its float32 bytes, so that `add_items` recognises
-        vectors that have not changed.
+        In memory, float32; of a ``.npy`` file of float16 or float32 the vectors stay on the disk. The digest
+        of a row is that of its float32 bytes, so that `add_items` recognises vectors that have not changed.
 
     Raises
     ------
@@ -58,16 +60,23 @@ def read_vectors(path: Path, ids: Path | None = None, *, name: str) -> FeatureSt
     _require_unique(path, names)
     if vectors.shape[1] == 0:
         raise InputError(f"{path}: the vectors have no dimension.")
-    with np.errstate(over="ignore"):
-        single = np.ascontiguousarray(vectors, dtype=np.float32)
-    require_finite(single, names, str(path))
-    digests = tuple(digest(row.tobytes()) for row in single)
-    return FeatureStore(name, single, tuple(names), digests, {"name": "own vectors", "file": path.name})
+    if vectors.dtype not in (np.float16, np.float32):
+        with np.errstate(over="ignore"):
+            vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    require_finite(vectors, names, str(path))
+    digests = tuple(_digests(vectors))
+    return FeatureStore(name, vectors, tuple(names), digests, {"name": "own vectors", "file": path.name})
+
+
+def _digests(vectors: npt.NDArray[Any]) -> Iterator[str]:
+    for first in range(0, len(vectors), _BLOCK):
+        for row in np.ascontiguousarray(vectors[first : first + _BLOCK], dtype=np.float32):
+            yield digest(row.tobytes())
 
 
 def _read_array(path: Path) -> npt.NDArray[Any]:
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file.", "Check the path.") from None
     except (OSError, ValueError, EOFError) as error:

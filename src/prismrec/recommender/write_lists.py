@@ -44,7 +44,8 @@ def write_lists(frame: pl.DataFrame, path: Path) -> None:
     with atomic_path(Path(path)) as temporary:
         match Path(path).suffix.lower():
             case ".parquet":
-                frame.write_parquet(temporary)
+                # How the rows came together must not show in the file.
+                frame.rechunk().write_parquet(temporary)
             case ".jsonl":
                 frame.write_ndjson(temporary)
             case _:
