@@ -104,3 +104,18 @@ def test_what_cannot_be_asked(call, shop, words: tuple[str, ...]) -> None:
     done = call("recommend", shop.run, *words, "--json")
     assert done.code == 3
     assert done.document["error"]["problem"]
+
+
+def test_a_folder_gets_parts_and_keeps_them(call, shop, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("prismrec.recommender.list_parts.PART", 40)
+    out = tmp_path / "lists"
+    first = call("recommend", shop.run, "--all", "-k", 5, "--out", out, "--json").document
+    assert first["parts"] == len(list(out.glob("*.parquet"))) > 1
+    call("recommend", shop.run, "--all", "-k", 5, "--out", tmp_path / "whole.parquet")
+    assert pl.read_parquet(out / "*.parquet").equals(pl.read_parquet(tmp_path / "whole.parquet"))
+    again = call("recommend", shop.run, "--all", "-k", 5, "--out", out, "--json").document
+    assert (again["kept"], again["rows"]) == (first["parts"], first["rows"])
+    other = call("recommend", shop.run, "--all", "-k", 6, "--out", out)
+    assert other.code == 3
+    assert "other lists" in other.stderr
+    assert call("recommend", shop.run, "--liked", "i1", "--out", out).code == 2

@@ -1,5 +1,8 @@
 """`prismrec recommend`."""
 
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +14,12 @@ from prismrec.cli.output import Debug, Json, Output, Quiet, table
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from prismrec.base.progress import Progress
+    from prismrec.base.ray_session import RayCluster
+    from prismrec.recommender.ray_recommend import Wanted
+    from prismrec.recommender.recommender import Recommender
+    from prismrec.sequential.rerank import Reranker
 
 _WHO = "For whom"
 _WHAT = "What"
@@ -94,7 +103,11 @@ def recommend(
         int, typer.Option(min=1, help="With --rerank: how many items it reads.", rich_help_panel=_WHAT)
     ] = 20,
     out: Annotated[
-        Path | None, typer.Option(help="Write the lists to .parquet, .csv or .jsonl instead.")
+        Path | None,
+        typer.Option(
+            help="Write the lists to .parquet, .csv or .jsonl instead; to a folder (no extension): in parts "
+            "of 100,000 users, and what is there is kept."
+        ),
     ] = None,
     engine: EngineOption = Engine.LOCAL,
     ray_address: RayAddress = None,
@@ -108,15 +121,18 @@ def recommend(
         raise typer.BadParameter("name one of --user, --users, --all and --liked", param_hint="users")
 
     require_fitting(engine, ray_address, workers)
-    if liked and engine is Engine.RAY:
-        raise typer.BadParameter("one list needs no cluster", param_hint="--engine ray with --liked")
-
     from prismrec.data.id_files import read_ids
+    from prismrec.recommender.list_parts import is_folder
+    from prismrec.recommender.ray_recommend import Wanted
     from prismrec.recommender.recommender import Recommender
-    from prismrec.recommender.write_lists import require_format, write_lists
+    from prismrec.recommender.write_lists import require_format
 
+    parts = out is not None and is_folder(out)
+    if liked and (engine is Engine.RAY or parts):
+        which = "--out FOLDER" if parts else "--engine ray"
+        raise typer.BadParameter("that is for many users", param_hint=f"{which} with --liked")
     answer = Output(json, quiet)
-    if out is not None:
+    if out is not None and not parts:
         require_format(out)
     names = user or (read_ids(users, "user_id") if users is not None else None)
     recommender = Recommender.load(run)
@@ -124,30 +140,105 @@ def recommend(
         asked = [] if liked else list(recommender.split.users)
     else:
         asked = names = list(dict.fromkeys(names))
-    length = k if rerank is None else max(k, depth)
-    if engine is Engine.RAY:
-        from prismrec.recommender.ray_recommend import Wanted, recommend_on
+    wanted = Wanted(
+        k if rerank is None else max(k, depth), items.value, where or (), not include_seen, explain
+    )
+    with ExitStack() as stack:
+        cluster = None
+        if engine is Engine.RAY:
+            cluster = stack.enter_context(connected(answer, ray_address, workers))
+        lists = _Lists(recommender, wanted, k, liked, _reranker(rerank), cluster, answer.progress)
+        document: dict[str, Any] = {"run": str(run), "k": k}
+        if out is not None and parts:
+            said = _write_parts(lists, asked, rerank, out, document)
+        else:
+            frame = lists(names)
+    document["fallback_users"] = _note_fallbacks(answer, recommender, asked)
+    if out is None:
+        document["users"] = _lists(frame, asked if not liked else [None])
+        answer.finish(document, *_shown(frame, len(asked)))
+        return
+    answer.finish(document, said if parts else _write(frame, out, document))
 
-        wanted = Wanted(length, items.value, where or (), not include_seen, explain)
-        with connected(answer, ray_address, workers) as cluster:
-            frame = recommend_on(cluster, recommender, names, wanted, progress=answer.progress)
-    else:
-        frame = recommender.recommend(
-            names,
-            liked=liked or None,
-            k=length,
-            choose=items.value,
-            where=where or (),
-            exclude_seen=not include_seen,
-            explain=explain,
-            progress=answer.progress,
-        )
-    if rerank is not None:
-        from prismrec.sequential.rerank import Reranker, rerank_lists
 
-        frame = rerank_lists(
-            frame, recommender, Reranker.load(rerank), k=k, liked=liked, progress=answer.progress
+@dataclass(frozen=True)
+class _Lists:
+    """Makes lists, here or on a cluster, in the model's order or a language model's."""
+
+    recommender: "Recommender"
+    wanted: "Wanted"
+    k: int
+    liked: Sequence[str] | None
+    reranker: "Reranker | None"
+    cluster: "RayCluster | None"
+    progress: "Progress"
+
+    def __call__(self, users: Sequence[str] | None) -> "pl.DataFrame":
+        wanted = self.wanted
+        if self.cluster is not None:
+            from prismrec.recommender.ray_recommend import recommend_on
+
+            frame = recommend_on(self.cluster, self.recommender, users, wanted, progress=self.progress)
+        else:
+            frame = self.recommender.recommend(
+                users,
+                liked=self.liked or None,
+                k=wanted.k,
+                choose=wanted.choose,
+                where=wanted.where,
+                exclude_seen=wanted.exclude_seen,
+                explain=wanted.explain,
+                progress=self.progress,
+            )
+        if self.reranker is None:
+            return frame
+        from prismrec.sequential.rerank import rerank_lists
+
+        return rerank_lists(
+            frame, self.recommender, self.reranker, k=self.k, liked=self.liked, progress=self.progress
         )
+
+
+def _reranker(run: Path | None) -> "Reranker | None":
+    if run is None:
+        return None
+    from prismrec.sequential.rerank import Reranker
+
+    return Reranker.load(run)
+
+
+def _write_parts(
+    lists: _Lists, asked: Sequence[str], rerank: Path | None, out: Path, document: dict[str, Any]
+) -> str:
+    """Write a folder of parts, complete the document, and return what is said."""
+    from prismrec.recommender.list_parts import PART, asked_for, write_parts
+
+    wish = {
+        **asdict(lists.wanted),
+        "k": lists.k,
+        "depth": lists.wanted.k,
+        "rerank": rerank and rerank.absolute(),
+    }
+    digest = asked_for(lists.recommender, asked, wish)
+    written = write_parts(out, asked, lists, digest, part_size=PART, progress=lists.progress)
+    document |= {"written": str(out), "rows": written.rows, "users": len(asked)}
+    document |= {"parts": written.parts, "kept": written.kept}
+    before = f" ({written.kept:,} were there)" if written.kept else ""
+    return f"{written.rows:,} rows for {len(asked):,} users in {written.parts:,} parts{before}: {out}"
+
+
+def _write(frame: "pl.DataFrame", out: Path, document: dict[str, Any]) -> str:
+    """Write one file, complete the document, and return what is said."""
+    from prismrec.recommender.write_lists import write_lists
+
+    write_lists(frame, out)
+    n_users = frame["user_id"].n_unique()
+    document |= {"written": str(out), "rows": frame.height, "users": n_users}
+    return f"{frame.height:,} rows for {n_users:,} users: {out}"
+
+
+def _note_fallbacks(answer: Output, recommender: "Recommender", asked: Sequence[str]) -> list[str]:
+    """Say who gets what people like on average, and return them."""
     fallback = [name for name in asked if recommender.user_vector(name)[1]]
     if fallback:
         shown = ", ".join(map(repr, fallback[:_SHOWN])) + (", ..." if len(fallback) > _SHOWN else "")
@@ -155,15 +246,7 @@ def recommend(
             f"{len(fallback):,} of {len(asked):,} users have no training interactions and get what people "
             f"like on average: {shown}"
         )
-    document: dict[str, Any] = {"run": str(run), "k": k, "fallback_users": fallback}
-    if out is not None:
-        write_lists(frame, out)
-        n_users = frame["user_id"].n_unique()
-        document |= {"written": str(out), "rows": frame.height, "users": n_users}
-        answer.finish(document, f"{frame.height:,} rows for {n_users:,} users: {out}")
-        return
-    document["users"] = _lists(frame, asked if not liked else [None])
-    answer.finish(document, *_shown(frame, len(asked)))
+    return fallback
 
 
 def _lists(frame: "pl.DataFrame", asked: list[Any]) -> list[dict[str, Any]]:
