@@ -1,11 +1,13 @@
 """`prismrec serve` and `prismrec bundle`, as they are typed."""
 
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 
@@ -17,10 +19,14 @@ pytest.importorskip("lancedb")
 COMMAND = [sys.executable, "-c", "from prismrec.cli import main; main()", "serve"]
 
 
-def started(*words: object) -> tuple[subprocess.Popen[str], str, list[str]]:
+def started(*words: object, **environment: str) -> tuple[subprocess.Popen[str], str, list[str]]:
     """Start the service; return the process, its address, and what it said before it answers."""
     process = subprocess.Popen(
-        [*COMMAND, *map(str, words)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [*COMMAND, *map(str, words)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, **environment},
     )
     assert process.stderr is not None
     said = []
@@ -123,9 +129,23 @@ def test_a_bundle_serves_and_is_never_changed(call, shop, tmp_path) -> None:
     assert "items.parquet" in refused.stderr
 
 
-def test_the_port_is_free_again(shop) -> None:
-    process, address, _ = started(shop.run, "--port", 0)
+def test_an_index_is_shown_and_at_the_end_folder_and_port_are_free_again(shop, tmp_path) -> None:
+    settings, folder = tmp_path / "serve.toml", tmp_path / "temporary"
+    settings.write_text("index_from = 50\nindex_recall = 0.9\n")
+    folder.mkdir()
+    words = (shop.run, "--port", 0, "--settings", settings, "--compare", shop.run)
+    process, address, _ = started(*words, TMPDIR=str(folder))
+    end, found = time.monotonic() + 60, {}
+    while found.get("search") != "index" and time.monotonic() < end:
+        with urllib.request.urlopen(f"{address}/v1/status", timeout=60) as status:
+            found = json.loads(status.read())
+        time.sleep(0.05)
+    assert found["search"] == "index"
+    assert found["recall"] >= 0.9
+    assert list(folder.glob("prismrec-index-*"))
     os.kill(process.pid, signal.SIGTERM)
-    process.communicate(timeout=60)
+    assert "WARN" not in process.communicate(timeout=60)[1]
+    assert process.returncode == 0
+    assert list(folder.glob("prismrec-index-*")) == []
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"{address}/ready", timeout=5)

@@ -19,6 +19,7 @@ from prismrec.features.text import TfidfSvdEncoder
 from prismrec.models.linear_map import LinearMapConfig
 from prismrec.recommender.train import train
 from prismrec.serving.compose import make_app, open_service
+from prismrec.serving.index import IndexPlan
 from prismrec.serving.server import server
 from prismrec.serving.settings import ServeSettings, new_key
 
@@ -78,6 +79,18 @@ def test_page_and_api_show_the_same_list(serving) -> None:
         assert one["item"]["item_id"] in page
     assert httpx.get(f"{address}/page/map").status_code == 200
     assert httpx.get(f"{address}/page/map.json").json()
+
+
+def test_an_index_is_passed_on_and_shown(run: Path) -> None:
+    service = open_service(run, index=IndexPlan(start=50, recall=0.9, k=5, samples=10))
+    # Ready before the first request or after it: the status shows it once it is.
+    end = time.monotonic() + 60
+    while service.health().search != "index" and time.monotonic() < end:
+        time.sleep(0.05)
+    health = service.health()
+    service.close()
+    assert health.search == "index"
+    assert 0.9 <= health.recall <= 1.0
 
 
 def test_an_item_that_is_put_is_recommendable_and_there_after_a_restart(serving, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from prismrec.base.errors import InputError
 from prismrec.base.exact import ItemMatrix
 from prismrec.evaluation.ranking import Rows, rank_positives, tie_order, top_k
 from prismrec.serving.diversity import diversified, pool_size
-from prismrec.serving.engine import ABSENT, Snapshot
+from prismrec.serving.engine import ABSENT, Among, Snapshot
 
 
 def snapshot(ids, vectors, ranked=None, new=None):
@@ -91,6 +91,30 @@ def test_scores_that_float32_cannot_tell_apart_are_told_apart_all_the_same():
     rows, values = shot.similar(0, 10)
     assert rows.tolist() == others[near[0][0]].tolist()
     assert values.tolist() == near[1][0].tolist()
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_searching_among_some_rows_is_searching_where_no_others_are_allowed(data):
+    random = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    n, dim = data.draw(st.integers(1, 60)), data.draw(st.sampled_from([1, 3, 8]))
+    vectors = random.integers(-2, 3, size=(n, dim)).astype(np.float32)
+    shot = snapshot([f"i{code}" for code in random.permutation(n)], vectors, random.random(n) < 0.8)
+    since = data.draw(st.integers(0, n))
+    rows = random.permutation(np.flatnonzero(random.random(since) < 0.5))
+    mask = np.zeros(n, dtype=bool)
+    mask[rows], mask[since:] = True, True
+    allowed, excluded = random.random(n) < 0.7, random.integers(0, n, size=3)
+    k, user = data.draw(st.integers(1, n)), vectors[0] + 1
+    for some in (None, allowed):
+        both = mask if some is None else mask & some
+        found, wanted = (
+            shot.top(user, k, some, excluded, Among(rows, since)),
+            shot.top(user, k, both, excluded),
+        )
+        assert [one.tolist() for one in found] == [one.tolist() for one in wanted]
+        found = shot.similar(0, k, some, excluded, Among(rows, since))
+        assert [one.tolist() for one in found] == [one.tolist() for one in shot.similar(0, k, both, excluded)]
 
 
 def test_hidden_rows_are_replaced_removed_and_compacted():

@@ -24,6 +24,7 @@ def test_a_file_is_read_and_arguments_come_before_it(tmp_path):
         host = "0.0.0.0"
         port = 9000
         bundle = "runs/one"
+        index_from = 20_000
         [[keys]]
         name = "shop"
         sha256 = "{DIGEST}"
@@ -42,6 +43,7 @@ def test_a_file_is_read_and_arguments_come_before_it(tmp_path):
         ("page", ["read"]),
     ]
     assert found.keys[1].sha256 == OTHER
+    assert (found.index_from, found.index_recall) == (20_000, 0.98)
     assert found.rate is not None
     assert (found.rate.per_second, found.rate.burst) == (5.0, 200)
     assert (found.limits.items, found.limits.events, found.limits.body_bytes) == (7, 1000, 8 * 1024**2)
@@ -75,6 +77,8 @@ def test_addresses_of_this_machine(host):
         ("[limits]\nk = 1001", r"'limits.k' cannot be 1001"),
         ("[rate]\nper_second = 0", r"'rate.per_second' cannot be 0"),
         ("rerank_seconds = inf", "rerank_seconds"),
+        ("index_from = 0", "'index_from' cannot be 0"),
+        ("index_recall = 1.5", "'index_recall' cannot be 1.5"),
         ("keys = 3", "'keys' cannot be 3"),
         (f"[[keys]]\nname = 'a b'\nsha256 = '{DIGEST}'", "name"),
         (f"[[keys]]\nname = 'a'\nsha256 = '{DIGEST}'\nscopes = ['admin']", "scopes"),

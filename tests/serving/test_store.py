@@ -134,7 +134,6 @@ def test_ids_are_never_part_of_a_query(home):
     store.record([Event(name, name, 1.0) for name in NASTY])
     for name in NASTY:
         assert store.events_of(name) == (Event(name, name, 1.0),)
-        assert [found for found, _ in store.search(np.ones(2, np.float32), 5, {name})] == [name]
     store.delete(NASTY[:5])
     assert store.count() == len(NASTY) - 5
     assert list(store.read_deleted()) == NASTY[:5]
@@ -279,20 +278,6 @@ def test_an_event_without_a_time_happens_now(home):
     assert second == Event("u", "b", 5.0)
 
 
-def test_batches_for_a_matrix(home):
-    store = ItemStore(home, COLUMNS)
-    store.put([item(f"i{n}", vector=(n, 1.0)) for n in range(50)])
-    store.delete(["i7"])
-    table = pa.Table.from_batches(list(store.batches(["item_id", "vector_2", "model"])))
-    assert sorted(table["item_id"].to_pylist()) == sorted(f"i{n}" for n in range(50) if n != 7)
-    first = dict(zip(table["item_id"].to_pylist(), table["vector_2"].to_pylist(), strict=True))
-    assert first["i30"] == [30.0, 1.0]
-    assert "attribute:title" in next(store.batches()).schema.names
-    assert "picture" not in next(store.batches()).schema.names
-    with pytest.raises(InputError, match="no column 'vector_9'"):
-        next(store.batches(["vector_9"]))
-
-
 def test_the_disk_does_not_fill_up_with_what_was(home):
     store = ItemStore(home, COLUMNS)
     picture = np.random.default_rng(0).bytes(50_000)
@@ -370,7 +355,7 @@ def test_several_threads(home):
     assert sorted(found) == sorted(["shared", *(f"t{n}-{s}" for n in range(4) for s in range(3))])
     for n in range(4):
         assert [e.item_id for e in store.events_of(f"u{n}")] == [f"t{n}-{s}" for s in range(3)]
-    numbers = [number for b in store.batches(["number"]) for number in b.column("number").to_pylist()]
+    numbers = store._items.table(["number"])["number"].to_pylist()
     assert len(set(numbers)) == len(numbers)
 
 

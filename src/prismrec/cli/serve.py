@@ -1,7 +1,10 @@
 """`prismrec serve` and `prismrec bundle`."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -60,6 +63,8 @@ def serve(
     from prismrec.serving.extra import require_serve
 
     require_serve()
+    # LanceDB warns of things that are in order (a part of an index that is empty) between the log's lines.
+    os.environ.setdefault("LANCEDB_LOG", "error")
     from prismrec.serving.settings import new_key as make_key
     from prismrec.serving.settings import read_settings
 
@@ -79,12 +84,14 @@ def serve(
     chosen = read_settings(settings, os.environ, changes)
 
     from prismrec.serving.compose import make_app, open_service
+    from prismrec.serving.index import IndexPlan
     from prismrec.serving.server import listen
     from prismrec.serving.server import run as answer_requests
 
     taken = listen(chosen)
-    service = open_service(run, store, rerank=rerank, rerank_seconds=chosen.rerank_seconds)
-    other = None if compare is None else open_service(compare)
+    index = IndexPlan(chosen.index_from, chosen.index_recall)
+    service = open_service(run, store, rerank=rerank, rerank_seconds=chosen.rerank_seconds, index=index)
+    other = None if compare is None else open_service(compare, index=index)
     health = service.health()
     for item, field, reason in service.problems:
         answer.note(f"{item}: {field}: {reason}")
@@ -95,10 +102,27 @@ def serve(
         f"http://{chosen.host}:{taken.getsockname()[1]}"
     )
     try:
-        answer_requests(make_app(service, chosen, run=run, other=other), chosen, taken)
+        with _ended_in_order():
+            answer_requests(make_app(service, chosen, run=run, other=other), chosen, taken)
     finally:
         taken.close()
         service.close()
+        if other is not None:
+            other.close()
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM end the process through what stands after it: the server sends it again when it is done."""
+
+    def leave(*_: object) -> NoReturn:
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def bundle(

@@ -8,16 +8,17 @@ import numpy.typing as npt
 
 from prismrec.base.errors import InputError
 from prismrec.serving.diversity import diversified, pool_size
+from prismrec.serving.index import Found
 from prismrec.serving.persons import Person
 from prismrec.serving.products import unit_vectors
 from prismrec.serving.state import State
 from prismrec.serving.types import Fan, Ranked, Reason, Wish
 
 Floats = npt.NDArray[np.float32]
-Found = tuple[npt.NDArray[np.int64], Floats]
 
 MOST = 1000
 _BECAUSE = 3
+_CHOSEN = 2
 
 
 def require_number(k: int) -> None:
@@ -54,7 +55,7 @@ def best(state: State, person: Person, wish: Wish, depth: int) -> Found:
     allowed = state.allowed(wish.choose, wish.where)
     excluded = state.items.rows(person.taken) if wish.exclude_seen else ()
     wanted = pool_size(wish.k) if wish.diversity else max(wish.k, depth)
-    return _chosen(state, state.items.top(person.vector, wanted, allowed, excluded), wish)
+    return _chosen(state, state.top(person.vector, wanted, allowed, excluded), wish)
 
 
 def similar_to(state: State, row: int, wish: Wish) -> Found:
@@ -67,7 +68,7 @@ def similar_to(state: State, row: int, wish: Wish) -> Found:
     """
     require_ranked(state, row)
     wanted = pool_size(wish.k) if wish.diversity else wish.k
-    return _chosen(state, state.items.similar(row, wanted, state.allowed(wish.choose, wish.where)), wish)
+    return _chosen(state, state.similar(row, wanted, state.allowed(wish.choose, wish.where)), wish)
 
 
 def _chosen(state: State, found: Found, wish: Wish) -> Found:
@@ -147,7 +148,11 @@ def reason(state: State, row: int, liked: npt.NDArray[np.int64]) -> Reason:
 def fans(
     state: State, item_id: str, k: int, active: Mapping[str, Person], person: Callable[[str], Person]
 ) -> tuple[Fan, ...]:
-    """Return the users who score an item highest, those who took it left out, by its rank in their lists.
+    """Return the users in whose lists an item stands highest, those who took it left out.
+
+    Ranks of all users would take a product of all users with all items. So users are chosen by how far the
+    item stands above what they give to items as a rule (`People.standings`), twice as many as are asked for,
+    and of these the ranks are exact.
 
     Parameters
     ----------
@@ -172,17 +177,22 @@ def fans(
     row = state.row(item_id)
     require_ranked(state, row)
     people, vector = state.loaded.people, state.items.vector(row)
-    aside = people.trained.rows([*active, *people.takers(item_id)])
-    rows, scores = people.trained.top(vector, k, excluded=aside)
-    found = [(people.trained.id(r), s) for r, s in zip(rows.tolist(), scores.tolist(), strict=True)]
+    standings = people.standings(vector)
+    standings[people.trained.rows([*active, *people.takers(item_id)])] = -np.inf
+    best = np.argsort(-standings, kind="stable")[: _CHOSEN * k]
+    found = [
+        (people.trained.id(row), float(standings[row]))
+        for row in best.tolist()
+        if np.isfinite(standings[row])
+    ]
     found += [
-        (name, float(np.float32(state.items.score(one.vector, row))))
+        (name, people.standing(one.vector, vector))
         for name, one in active.items()
         if item_id not in one.taken and not one.fallback
     ]
     chosen = []
-    for name, score in nsmallest(k, found, key=lambda pair: (-pair[1], pair[0])):
+    for name, _ in nsmallest(_CHOSEN * k, found, key=lambda pair: (-pair[1], pair[0])):
         one = active[name] if name in active else person(name)
         rank = state.items.rank(one.vector, row, state.items.rows(one.taken))
-        chosen.append(Fan(name, rank, score))
-    return tuple(sorted(chosen, key=lambda fan: (fan.rank, -fan.score, fan.user_id)))
+        chosen.append(Fan(name, rank, float(np.float32(state.items.score(one.vector, row)))))
+    return tuple(sorted(chosen, key=lambda fan: (fan.rank, -fan.score, fan.user_id))[:k])

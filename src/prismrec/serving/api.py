@@ -108,6 +108,7 @@ def _service_routes() -> APIRouter:
             numbers.items.labels("known").set(found.items)
             numbers.items.labels("ranked").set(found.ranked)
             numbers.users.set(found.users)
+            numbers.recall.set(found.recall)
         return Response(generate_latest(numbers.registry), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/v1/openapi.json", summary="Describe the API", responses={200: {"model": dict[str, Any]}})

@@ -15,6 +15,7 @@ from prismrec.recommender.recommender import Recommender
 from prismrec.serving.access import READ, WRITE
 from prismrec.serving.api import create_app
 from prismrec.serving.bundle import Bundle, open_bundle
+from prismrec.serving.index import IndexPlan
 from prismrec.serving.page.options import PageOptions
 from prismrec.serving.page.routes import page_router
 from prismrec.serving.second_stage import by_language_model
@@ -29,7 +30,12 @@ _MOST_FIELDS, _MOST_COLOURS, _MOST_CONDITIONS = 6, 3, 12
 
 
 def open_service(
-    path: Path, store: str | Path | None = None, *, rerank: Path | None = None, rerank_seconds: float = 1.0
+    path: Path,
+    store: str | Path | None = None,
+    *,
+    rerank: Path | None = None,
+    rerank_seconds: float = 1.0,
+    index: IndexPlan | None = None,
 ) -> RunService:
     """Open a bundle or a run with what was handed in since.
 
@@ -43,6 +49,8 @@ def open_service(
         A run of `prismrec sequential` that orders lists again; None: there is none.
     rerank_seconds
         Time it has for a list.
+    index
+        When items are searched by an index; None: never.
 
     Raises
     ------
@@ -68,6 +76,7 @@ def open_service(
         pictures=bundle.pictures,
         rerank=second,
         rerank_seconds=rerank_seconds,
+        index=index,
     )
     return service
 

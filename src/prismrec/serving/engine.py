@@ -6,7 +6,8 @@ until `Snapshot.compacted` makes room. So a reader holds one snapshot for a requ
 
 Search is exact: rough scores by a product in float32, whose error has a bound, then canonical ones
 (`prismrec.base.exact`) for the few rows that the bound leaves open. Lists are those of
-`prismrec.evaluation.ranking.top_k`, ties by id, to the last place.
+`prismrec.evaluation.ranking.top_k`, ties by id, to the last place. Where there are very many rows,
+`prismrec.serving.index` says among which to search.
 """
 
 import heapq
@@ -71,6 +72,22 @@ def _grown(old: npt.NDArray[Any], used: int, room: int) -> npt.NDArray[Any]:
     grown = np.zeros((room, *old.shape[1:]), dtype=old.dtype)
     grown[:used] = old[:used]
     return grown
+
+
+@dataclass(frozen=True, eq=False)
+class Among:
+    """Which rows are searched: some, and all from one on.
+
+    Parameters
+    ----------
+    rows
+        Those below `since`, each once, in any order.
+    since
+        From this one on all are.
+    """
+
+    rows: Places
+    since: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,6 +241,7 @@ class Snapshot(Generic[T]):
         k: int,
         allowed: Mask | None = None,
         excluded: Sequence[int] | Places = (),
+        among: Among | None = None,
     ) -> tuple[Places, Floats]:
         """Find the rows with the highest scalar products, exactly; ties by id.
 
@@ -237,6 +255,8 @@ class Snapshot(Generic[T]):
             Rows that may be found, shape ``(size,)``; of these, ranked ones are. None: all ranked ones.
         excluded
             Rows that may not.
+        among
+            No others are looked at; None: all are.
 
         Returns
         -------
@@ -249,22 +269,27 @@ class Snapshot(Generic[T]):
             If the vector is not finite or of another size, or scores may overflow.
         """
         user, length = self._asked(vector)
-        places = self._places(allowed, excluded)
-        rough = self._rough(user)[places]
+        places = self._places(allowed, excluded, among)
+        rough = self._rough(user, places, among)
         kept = places[may_be_among(rough, k, self._error(length))]
         return self._best(kept, self._canonical(user, kept), k)
 
     def similar(
-        self, row: int, k: int, allowed: Mask | None = None, excluded: Sequence[int] | Places = ()
+        self,
+        row: int,
+        k: int,
+        allowed: Mask | None = None,
+        excluded: Sequence[int] | Places = (),
+        among: Among | None = None,
     ) -> tuple[Places, Floats]:
         """Find the other rows that point the same way as one, by cosine; else as `top`.
 
         The cosine is the canonical product of the vectors divided by their lengths in float32.
         """
         user, length = self._asked(self.vector(row))
-        places = self._places(allowed, [*excluded, row])
+        places = self._places(allowed, [*excluded, row], among)
         longest = np.maximum(self._lengths[places], SHORTEST) * max(length, SHORTEST)
-        rough = self._rough(user)[places] / longest
+        rough = self._rough(user, places, among) / longest
         # The product's error, and that of two lengths and two divisions in float32: a few terms too many.
         error = 4 * (user.shape[1] + 8) * 2.0**-24
         kept = places[may_be_among(rough, k, error)]
@@ -277,7 +302,7 @@ class Snapshot(Generic[T]):
         user, length = self._asked(vector)
         own = float(self._canonical(user, np.array([row]))[0])
         places = self._places(None, [*excluded, row])
-        rough, error = self._rough(user)[places].astype(np.float64), self._error(length)
+        rough, error = self._rough(user, places).astype(np.float64), self._error(length)
         open_ = places[np.abs(rough - own) <= error]
         exact = self._canonical(user, open_)
         name = self.id(row)
@@ -296,16 +321,25 @@ class Snapshot(Generic[T]):
             raise InputError("Vectors are so large that their scores overflow.", DIVERGED)
         return user, length
 
-    def _places(self, allowed: Mask | None, excluded: Sequence[int] | Places) -> Places:
+    def _places(
+        self, allowed: Mask | None, excluded: Sequence[int] | Places, among: Among | None = None
+    ) -> Places:
+        """Return the rows that may be found; of those to be looked at, those from `Among.since` on last."""
         mask = self.ranked.copy() if allowed is None else self.ranked & allowed
         mask[np.asarray(excluded, dtype=np.int64)] = False
-        return np.flatnonzero(mask)
+        if among is None:
+            return np.flatnonzero(mask)
+        later = among.since + np.flatnonzero(mask[among.since :])
+        return np.concatenate([among.rows[mask[among.rows]], later])
 
-    def _rough(self, user: Floats) -> Floats:
-        scores = np.empty(self.size, dtype=np.float32)
-        # One thread, without the interpreter's lock: requests run side by side instead.
-        kernels.rough_scores(user[0], self._vectors, scores)
-        return scores
+    def _rough(self, user: Floats, places: Places, among: Among | None = None) -> Floats:
+        """Return the rough scores of what `_places` gave."""
+        if among is None:
+            return _rough_scores(user, self._vectors)[places]
+        few = places[places < among.since]
+        # Later rows lie side by side: scoring them all is cheaper than a copy of those that are wanted.
+        later = _rough_scores(user, self._vectors[among.since :])[places[len(few) :] - among.since]
+        return np.concatenate([_rough_scores(user, self._vectors[few]), later])
 
     def _error(self, length: float) -> float:
         """Bound on what a rough score is off by: `prismrec.base.exact_products.error_bounds` in float32."""
@@ -328,3 +362,10 @@ class Snapshot(Generic[T]):
             chosen = list(range(len(rows)))
         chosen.sort(key=lambda place: (-exact[place], self.id(names[place])))
         return rows[chosen], exact[chosen].astype(np.float32)
+
+
+def _rough_scores(user: Floats, vectors: Floats) -> Floats:
+    scores = np.empty(len(vectors), dtype=np.float32)
+    # One thread, without the interpreter's lock: requests run side by side instead.
+    kernels.rough_scores(user[0], vectors, scores)
+    return scores

@@ -95,6 +95,11 @@ class Metrics:
             "prismrec_items", "Items known, and those ranked.", ("kind",), registry=self.registry
         )
         self.users = Gauge("prismrec_users", "Users known.", registry=self.registry)
+        self.recall = Gauge(
+            "prismrec_search_recall",
+            "Share of the exact best items that search finds, as measured; 1 for exact search.",
+            registry=self.registry,
+        )
         self.ready = Gauge("prismrec_ready", "1 when requests are answered.", registry=self.registry)
 
 

@@ -5,6 +5,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from prismrec.serving.engine import Snapshot
 from prismrec.serving.types import Event
 
 Floats = npt.NDArray[np.float32]
+
+_SAMPLE, _BLOCK = 512, 16_384
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +102,56 @@ class People:
         )
         return fold(self.run.folding, vectors) if own is None else own.numpy().astype(np.float32)
 
+    @cached_property
+    def sample(self) -> Floats:
+        """Vectors of some of the run's items, shape ``(s, d)``; s is at most 512."""
+        there = np.flatnonzero(self.run.items.vectors.any(axis=1))
+        sample: Floats = self.run.items.vectors[np.random.default_rng(0).permutation(there)[:_SAMPLE]]
+        return sample
+
+    @cached_property
+    def _usual(self) -> tuple[Floats, Floats]:
+        """Mean and deviation of each trained user's scores of the sample."""
+        found = [_mean_and_deviation(block @ self.sample.T) for block in self._blocks()]
+        means, deviations = zip(*found, strict=True)
+        return np.concatenate(means), np.concatenate(deviations)
+
+    def standings(self, vector: Floats) -> Floats:
+        """Return how far an item stands above what each trained user gives to items, in deviations.
+
+        A score alone says little: who takes much has high scores for everything.
+
+        Returns
+        -------
+        ndarray
+            A number for each row of `trained`.
+        """
+        means, deviations = self._usual
+        scores = np.concatenate([block @ vector for block in self._blocks()])
+        return (scores - means) / deviations
+
+    def standing(self, user: Floats, vector: Floats) -> float:
+        """Return the same for somebody with a vector."""
+        mean, deviation = _mean_and_deviation((self.sample @ user)[None, :])
+        return float((user @ vector - mean[0]) / deviation[0])
+
+    def _blocks(self) -> Iterator[Floats]:
+        # At least one, so that nobody trained is an empty result and not an error.
+        for first in range(0, max(1, self.trained.size), _BLOCK):
+            yield self.trained.vectors(np.arange(first, min(first + _BLOCK, self.trained.size)))
+
     def beginning_with(self, beginning: str) -> Iterator[str]:
         """Yield ids that begin so, ascending."""
         for place in range(bisect.bisect_left(self.names, beginning), len(self.names)):
             if not self.names[place].startswith(beginning):
                 return
             yield self.names[place]
+
+
+def _mean_and_deviation(scores: Floats) -> tuple[Floats, Floats]:
+    if scores.shape[1] == 0:
+        return np.zeros(len(scores), dtype=np.float32), np.ones(len(scores), dtype=np.float32)
+    return scores.mean(axis=1), np.maximum(scores.std(axis=1), 1e-9)
 
 
 class Events:

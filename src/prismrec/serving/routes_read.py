@@ -27,8 +27,18 @@ from prismrec.serving.schemas import (
     WishIn,
     parse,
 )
+from prismrec.serving.schemas_lookup import (
+    FansOut,
+    HistoryIn,
+    HistoryOut,
+    HowManyIn,
+    ItemsIn,
+    ItemsOut,
+    UsersIn,
+    UsersOut,
+)
 from prismrec.serving.types import Choice, Wish
-from prismrec.serving.wire import answer_values, dump, health_values, item_values, ranked_values
+from prismrec.serving.wire import answer_values, dump, fan_values, health_values, item_values, ranked_values
 
 router = APIRouter(dependencies=[READ], responses=refusals(401, 403))
 
@@ -46,6 +56,41 @@ async def recommend(request: Request, user_id: UserId, wish: Annotated[WishIn, Q
     runtime = of(request)
     wanted = _within(runtime, wish.wish())
     return await runtime.answer(lambda: dump(answer_values(runtime.service.recommend(user_id, wanted))))
+
+
+@router.get(
+    "/v1/users/{user_id}/history", summary="Show what a user took", responses={200: {"model": HistoryOut}}
+)
+async def history(request: Request, user_id: UserId, asked: Annotated[HistoryIn, Query()]) -> Response:
+    """By training and by recorded events; empty for somebody not known."""
+    runtime = of(request)
+    k = runtime.settings.limits.k if asked.k is None else _length(runtime, asked.k)
+
+    def work() -> bytes:
+        found = runtime.service.history(user_id)
+        return dump({"items": [item_values(one) for one in found[-k:]], "total": len(found)})
+
+    return await runtime.answer(work)
+
+
+@router.get("/v1/users", summary="Find users", responses={200: {"model": UsersOut}})
+async def find_users(request: Request, asked: Annotated[UsersIn, Query()]) -> Response:
+    """By how their ids begin: those with training interactions or recorded events."""
+    runtime = of(request)
+    k = _length(runtime, asked.k)
+    return await runtime.answer(lambda: dump({"users": runtime.service.find_users(asked.beginning, k)}))
+
+
+@router.get("/v1/items", summary="Find items", responses={200: {"model": ItemsOut}})
+async def find_items(request: Request, asked: Annotated[ItemsIn, Query()]) -> Response:
+    """By words of the title, all of which it has."""
+    runtime = of(request)
+    k = _length(runtime, asked.k)
+
+    def work() -> bytes:
+        return dump({"items": [item_values(one) for one in runtime.service.find_items(asked.words, k)]})
+
+    return await runtime.answer(work)
 
 
 @router.post(
@@ -98,6 +143,23 @@ async def similar(
 
 
 @router.get(
+    "/v1/items/{item_id}/users",
+    summary="Say whom an item is for",
+    responses={200: {"model": FansOut}, **refusals(401, 403, 404)},
+)
+async def fans(request: Request, item_id: ItemId, asked: Annotated[HowManyIn, Query()]) -> Response:
+    """Find the users who score an item highest and did not take it, by its rank in their lists."""
+    runtime = of(request)
+    k = _length(runtime, asked.k)
+
+    def work() -> bytes:
+        found = runtime.service.fans(item_id, k)
+        return dump({"users": [fan_values(fan) for fan in found]})
+
+    return await runtime.answer(work)
+
+
+@router.get(
     "/v1/items/{item_id}",
     summary="Show an item",
     responses={200: {"model": ItemOut}, **refusals(401, 403, 404)},
@@ -144,7 +206,12 @@ async def status(request: Request) -> Response:
 
 
 def _within(runtime: Runtime, wish: Wish) -> Wish:
-    longest = runtime.settings.limits.k
-    if wish.k > longest:
-        raise RequestError(422, "too_many", f"k: {wish.k:,} is more than {longest:,}.", "Ask for fewer.")
+    _length(runtime, wish.k)
     return wish
+
+
+def _length(runtime: Runtime, k: int) -> int:
+    longest = runtime.settings.limits.k
+    if k > longest:
+        raise RequestError(422, "too_many", f"k: {k:,} is more than {longest:,}.", "Ask for fewer.")
+    return k

@@ -90,12 +90,14 @@ Timestamp = Annotated[float, Field(ge=0.0, le=32_503_680_000.0, description="Sec
 Liked = Annotated[tuple[Id, ...], Field(max_length=1_000, description="Item ids, oldest first.")]
 
 
-class _In(BaseModel):
+class In(BaseModel):
+    """Any part of a request."""
+
     # What is not known is refused: a misspelt setting would otherwise be lost silently.
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
-class WishIn(_In):
+class WishIn(In):
     """What kind of list is wanted."""
 
     k: int = Field(10, ge=1, le=1_000, description="Length of the list.")
@@ -110,7 +112,7 @@ class WishIn(_In):
         return Wish(self.k, self.where, self.choose, self.exclude_seen, self.explain, self.diversity)
 
 
-class TakenIn(_In):
+class TakenIn(In):
     """An item that somebody without a name took."""
 
     item_id: Id
@@ -136,7 +138,7 @@ class AnonymousIn(WishIn):
         return tuple(event.item_id for event in sorted(self.events, key=lambda event: event.timestamp))
 
 
-class ItemIn(_In):
+class ItemIn(In):
     """An item whose id stands in the path."""
 
     attributes: Attributes = {}
@@ -152,7 +154,7 @@ class BatchItemIn(ItemIn):
     )
 
 
-class BatchIn(_In):
+class BatchIn(In):
     """Items to add or replace; where one is not of the form or has a bad picture, none is stored."""
 
     items: tuple[BatchItemIn, ...] = Field(min_length=1)
@@ -164,7 +166,7 @@ class BatchIn(_In):
         return self
 
 
-class EventIn(_In):
+class EventIn(In):
     """Somebody took an item."""
 
     user_id: Id
@@ -176,7 +178,7 @@ class EventIn(_In):
         return Event(self.user_id, self.item_id, self.timestamp)
 
 
-class EventsIn(_In):
+class EventsIn(In):
     """Events to record."""
 
     events: tuple[EventIn, ...] = Field(min_length=1)

@@ -21,8 +21,9 @@ from prismrec.base.errors import InputError
 from prismrec.data.media import Media
 from prismrec.recommender.recommender import Recommender
 from prismrec.serving import answers
-from prismrec.serving.answers import Found
 from prismrec.serving.engine import ABSENT
+from prismrec.serving.index import Found, IndexPlan, ItemIndex
+from prismrec.serving.indexing import Indexing
 from prismrec.serving.intake import Problem, as_catalog, encode, stored
 from prismrec.serving.opening import opened
 from prismrec.serving.people import Events, dated
@@ -54,6 +55,9 @@ class RunService:
         How long a request waits for it; then the first stage's order stays.
     rerank_depth
         How many of the best it is shown.
+    index
+        From which size on items are searched by an index; None: always exactly. A thread of its own builds
+        it; until it is ready, search is exact.
     clock
         Gives seconds since 1970.
 
@@ -75,6 +79,7 @@ class RunService:
         rerank: Rerank | None = None,
         rerank_seconds: float = 0.5,
         rerank_depth: int = 20,
+        index: IndexPlan | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -87,6 +92,8 @@ class RunService:
         self._events = Events(store.read_events())
         self._persons = Persons(self._events)
         self._state, self.problems = opened(run, version, pictures, store)
+        self._indexing = None if index is None else Indexing(index, lambda: self._state, self._take)
+        self._look()
 
     def drawn(self) -> Drawn:
         """Return what a map is drawn from: the items that are ranked, in the order of the rows."""
@@ -107,9 +114,15 @@ class RunService:
         return state.frame[np.flatnonzero(state.items.alive).tolist()], state.loaded.run.catalog.text_columns
 
     def close(self) -> None:
-        """Stop the second stage."""
+        """Stop the second stage and what builds the index, and remove the index; an answer is still given."""
         if self._stage is not None:
             self._stage.close()
+        if self._indexing is not None:
+            self._indexing.close()
+        with self._writing:
+            index, self._state = self._state.index, self._state.indexed(None)
+        if index is not None:
+            index.close()
 
     def recommend(self, user_id: str, wish: Wish) -> Answer:
         """Recommend to a user, by training history and recorded events; to one not known, the average.
@@ -229,6 +242,7 @@ class RunService:
                 by_id = {item.item_id: item for item in items}
                 self._store.put(stored(fresh, by_id, state.loaded.mark))
                 self._state = state.put(fresh)
+        self._look()
         without = tuple(one.item.item_id for one in rows.known if not one.item.ranked)
         return PutReport(
             report.added, report.updated, report.unchanged, without, (*problems, *report.problems)
@@ -248,6 +262,7 @@ class RunService:
             if there:
                 self._store.delete(there)
                 self._state = state.without(there)
+        self._look()
         return tuple(there)
 
     def reload(self, run: Recommender, *, version: str, pictures: Media | None = None) -> tuple[Problem, ...]:
@@ -269,6 +284,7 @@ class RunService:
         """
         with self._writing:
             self._state, self.problems = opened(run, version, pictures, self._store)
+        self._look()
         return self.problems
 
     def item(self, item_id: str) -> Item:
@@ -351,6 +367,7 @@ class RunService:
         """Return how the service is."""
         state = self._state
         people = state.loaded.people
+        index = None if state.index is None or state.index.broken else state.index
         later = sum(people.trained.row(name) == ABSENT for name in self._events.users())
         return Health(
             ready=True,
@@ -359,9 +376,22 @@ class RunService:
             items=int(state.items.alive.sum()),
             ranked=int(state.items.ranked.sum()),
             users=len(people.names) + later,
-            search="exact",
-            recall=1.0,
+            search="exact" if index is None else "index",
+            recall=1.0 if index is None else index.recall,
         )
+
+    def _look(self) -> None:
+        """See whether an index is to be built. Not while writing: what is built is taken in then."""
+        if self._indexing is not None:
+            self._indexing.look()
+
+    def _take(self, index: ItemIndex) -> bool:
+        """Search by an index from now on, if it covers the items that are here; return whether it does."""
+        with self._writing:
+            if not index.covers(self._state.items):
+                return False
+            self._state = self._state.indexed(index)
+        return True
 
     def _answer(self, state: State, person: Person, wish: Wish) -> Answer:
         # A language model would undo what diversity does.

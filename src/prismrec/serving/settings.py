@@ -91,6 +91,15 @@ class ServeSettings(_Section):
     rerank_seconds: float = Field(
         1.0, gt=0.0, le=60.0, description="Time a language model has to order a list; then the first order."
     )
+    index_from: int = Field(
+        1_000_000,
+        ge=1,
+        le=2**40,
+        description="Recommendable items from which on they are searched by an index instead of exactly.",
+    )
+    index_recall: float = Field(
+        0.98, gt=0.0, le=1.0, description="Share of the exact best 50 that the index has to find on average."
+    )
     bundle: Path | None = Field(None, description="What POST /v1/reload opens; left out: nothing.")
     shutdown_seconds: int = Field(
         30, ge=1, le=3600, description="Time that requests in flight have when the service ends."

@@ -1,7 +1,7 @@
 """All that a request reads, at one moment."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,11 +14,14 @@ from prismrec.recommender.filters import matching
 from prismrec.recommender.recommender import Recommender
 from prismrec.serving.engine import ABSENT, Snapshot
 from prismrec.serving.errors import UnknownItem
+from prismrec.serving.index import Found, ItemIndex
 from prismrec.serving.intake import Known, Rows, run_rows
 from prismrec.serving.people import People
 from prismrec.serving.types import Choice, Item
 
 Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+Places = npt.NDArray[np.int64]
 
 _MOST_MASKS = 1000
 _MOST_CHUNKS = 64
@@ -69,11 +72,14 @@ class State:
         Vectors and what is known of the items.
     frame
         Their attributes, a row for each row of `items`.
+    index
+        Finds candidates among the first of them; None: search is exact.
     """
 
     loaded: LoadedRun
     items: Snapshot[Known]
     frame: pl.DataFrame
+    index: ItemIndex | None = None
     _masks: dict[str, Mask] = field(default_factory=dict)
 
     @staticmethod
@@ -113,11 +119,17 @@ class State:
         if frame.n_chunks() > _MOST_CHUNKS:
             frame = frame.rechunk()
         shot = self.items.put(rows.ids, rows.vectors, *_masks(rows), rows.known)
-        return State(self.loaded, shot, frame)._compacted()
+        # Not where the snapshot had to leave its old rows for new ones.
+        index = self.index if self.index is not None and self.index.covers(shot) else None
+        return State(self.loaded, shot, frame, index)._compacted()
 
     def without(self, names: Sequence[str]) -> "State":
         """Return a state that lacks some items."""
-        return State(self.loaded, self.items.without(names), self.frame)._compacted()
+        return State(self.loaded, self.items.without(names), self.frame, self.index)._compacted()
+
+    def indexed(self, index: ItemIndex | None) -> "State":
+        """Return a state that is searched by an index, which covers its items; None: exactly."""
+        return replace(self, index=index)
 
     def _compacted(self) -> "State":
         hidden = self.items.size - int(self.items.alive.sum())
@@ -125,6 +137,17 @@ class State:
             return self
         shot, kept = self.items.compacted()
         return State(self.loaded, shot, self.frame[kept.tolist()])
+
+    def top(self, vector: Floats, k: int, allowed: Mask, excluded: Sequence[int] | Places) -> Found:
+        """Find the rows with the highest scalar products (`Snapshot.top`), by the index where it can."""
+        index = self.index
+        found = None if index is None else index.top(self.items, vector, k, allowed, excluded)
+        return self.items.top(vector, k, allowed, excluded) if found is None else found
+
+    def similar(self, row: int, k: int, allowed: Mask) -> Found:
+        """Find the rows that point the same way as one (`Snapshot.similar`), by the index where it can."""
+        found = None if self.index is None else self.index.similar(self.items, row, k, allowed)
+        return self.items.similar(row, k, allowed) if found is None else found
 
     def allowed(self, choose: Choice, where: Sequence[str]) -> Mask:
         """Return which rows may be found.

@@ -7,14 +7,11 @@ kill leaves undone or done. One table of events. What a caller wants to filter b
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from datetime import timedelta
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -40,8 +37,6 @@ if TYPE_CHECKING:
     from lancedb.expr import Expr
     from lancedb.table import Table
 
-    from prismrec.serving.store_search import VectorSearch
-
 
 class ItemStore:
     """A store (`prismrec.serving.storage.Store`) that outlives the process. Safe to use from several threads.
@@ -56,8 +51,6 @@ class ItemStore:
     columns
         Types of the catalogue's attributes; one ``item_id`` among them is passed over. A store that has other
         columns gets those that it lacks; attributes that do not fit are kept all the same.
-    index_from
-        From so many rows on `search` uses the index, if one was built.
     options
         Credentials and settings of the object store.
 
@@ -78,14 +71,11 @@ class ItemStore:
         address: str | Path,
         columns: Mapping[str, pl.DataType],
         *,
-        index_from: int = 200_000,
         options: Mapping[str, str] | None = None,
     ) -> None:
         wanted = schema_of({name: dtype for name, dtype in columns.items() if name != "item_id"})
         home = open_home(address, options)
         self._lock = Lock()
-        self._index_from = index_from
-        self._search: VectorSearch | None = None
         self._items = StoreTable(home, "items", wanted)
         self._events = EventTable(home)
         self._items.add_columns(list(wanted))
@@ -193,20 +183,6 @@ class ItemStore:
         """Return a user's events in the order in which they were recorded."""
         return self._events.read(user_id)
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the items that are not deleted as Arrow batches, in no order: for a matrix, say.
-
-        Parameters
-        ----------
-        columns
-            Of the table: ``item_id``, ``model``, ``vector_64`` and so on; None: all but pictures.
-        """
-        names = [name for name in self._items.schema.names if name not in ("picture", "deleted")]
-        unknown = [name for name in columns or () if name not in self._items.schema.names]
-        if unknown:
-            raise InputError(f"The store has no column {unknown[0]!r}.", f"It has: {', '.join(names)}.")
-        yield from self._items.read(names if columns is None else list(columns), _alive(), rows=1 << 14)
-
     def frame(self) -> pl.DataFrame:
         """Return ids and attributes of all items, oldest put first; what does not fit its column is null."""
         columns = ["item_id", "number", *attributes_of(self._items.schema).values()]
@@ -226,64 +202,8 @@ class ItemStore:
         frame = self.frame()
         return tuple(frame.filter(matching(frame, where))["item_id"].to_list())
 
-    def search(
-        self, vector: npt.NDArray[np.float32], k: int, allowed: AbstractSet[str] | None = None
-    ) -> tuple[tuple[str, float], ...]:
-        """Return the items whose vectors have the largest scalar product with a vector.
-
-        By the index where there is one and the store is large enough for it, else exactly; scores are exact
-        in both cases. Items whose vectors are of another size are passed over.
-
-        Parameters
-        ----------
-        vector
-            Shape ``(d,)``.
-        k
-            At most so many.
-        allowed
-            Only these items; None: all.
-
-        Returns
-        -------
-        tuple
-            Item ids and scores, best first, ties by ascending id.
-        """
-        return self._searcher().search(vector, k, allowed)
-
-    def build_index(self, queries: npt.NDArray[np.float32], *, k: int = 50, recall: float = 0.98) -> float:
-        """Make or renew the index for vectors of a size, and look as far into it as a recall takes.
-
-        Parameters
-        ----------
-        queries
-            Vectors to search for, users' say: shape ``(q, d)``.
-        k
-            How many are searched for.
-        recall
-            What is wanted.
-
-        Returns
-        -------
-        float
-            The recall that was measured; 1 where the store is too small for an index.
-
-        Raises
-        ------
-        StorageError
-            If the disk refuses.
-        """
-        return self._searcher().build(queries, k, recall)
-
-    def measured_recall(self, queries: npt.NDArray[np.float32], *, k: int = 50) -> float:
-        """Return the mean share of the exact best k that `search` finds for some vectors, ties aside."""
-        return self._searcher().recall(queries, k)
-
-    def uses_index(self, dim: int) -> bool:
-        """Whether vectors of a size are searched by an index."""
-        return self._searcher().uses_index(dim)
-
     def optimize(self, keep: timedelta = GRACE) -> None:
-        """Put small files together, take new items into the index, and drop what no longer counts.
+        """Put small files together and drop what no longer counts.
 
         Happens by itself after a number of writes.
 
@@ -305,14 +225,6 @@ class ItemStore:
             return
         self._items.write(_merged(table))
         self._next_item += len(table)
-
-    def _searcher(self) -> "VectorSearch":
-        from prismrec.serving.store_search import VectorSearch
-
-        # Two threads may both make one; either will do.
-        if self._search is None:
-            self._search = VectorSearch(self._items, self._index_from)
-        return self._search
 
 
 def _merged(table: pa.Table) -> "Callable[[Table], object]":

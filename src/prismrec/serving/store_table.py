@@ -81,11 +81,6 @@ class StoreTable:
         """The table's columns."""
         return self.handle.schema
 
-    @property
-    def version(self) -> int:
-        """Number of the table's state: grows with every write."""
-        return self.handle.version
-
     def write(self, change: Callable[["Table"], object]) -> None:
         """Change the table; the change is on the disk when this returns.
 

@@ -7,7 +7,7 @@ from pydantic_core import to_json
 
 from prismrec.serving.problems import RequestError
 from prismrec.serving.schemas import HealthOut
-from prismrec.serving.types import Answer, Health, Item, NewItem, PutReport, Ranked
+from prismrec.serving.types import Answer, Fan, Health, Item, NewItem, PutReport, Ranked
 
 
 def dump(value: Mapping[str, Any]) -> bytes:
@@ -43,6 +43,11 @@ def ranked_values(place: Ranked) -> dict[str, Any]:
             "because": [{"item_id": name, "similarity": float(like)} for name, like in reason.because],
         },
     }
+
+
+def fan_values(fan: Fan) -> dict[str, Any]:
+    """Return a `FanOut` as plain values."""
+    return {"user_id": fan.user_id, "rank": fan.rank, "score": float(fan.score)}
 
 
 def answer_values(answer: Answer) -> dict[str, Any]:

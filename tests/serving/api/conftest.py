@@ -52,6 +52,7 @@ class FakeService:
     def __init__(self, version: str = "v1") -> None:
         self.version = version
         self.ready = True
+        self.search, self.recall = "exact", 1.0
         # Items that do not fit.
         self.unfit: set[str] = set()
         self.items = {name: NewItem(name, {"title": f"Title {name}", "price": 3.5}) for name in "abc"}
@@ -101,7 +102,9 @@ class FakeService:
         return Ranked(7, self.item(item_id), 0.5, Reason({"text": 1.0}))
 
     def fans(self, item_id: str, k: int) -> tuple[Fan, ...]:
-        raise NotImplementedError
+        self._enter("fans", item_id, k)
+        self.item(item_id)
+        return (Fan("anna.secret", 1, 0.5), Fan("otto", 4, float("nan")))[:k]
 
     def record(self, events: Sequence[Event]) -> None:
         self._enter("record", len(events))
@@ -134,18 +137,24 @@ class FakeService:
         return self.items[item_id].picture
 
     def find_users(self, beginning: str, k: int) -> tuple[str, ...]:
-        raise NotImplementedError
+        self._enter("users", beginning, k)
+        return tuple(name for name in ("anna.secret", "otto") if name.startswith(beginning))[:k]
 
     def find_items(self, words: str, k: int) -> tuple[Item, ...]:
-        raise NotImplementedError
+        self._enter("items", words, k)
+        found = [self.item(name) for name in sorted(self.items)]
+        return tuple(one for one in found if words in one.title)[:k]
 
     def history(self, user_id: str) -> tuple[Item, ...]:
-        raise NotImplementedError
+        self._enter("history", user_id)
+        return tuple(self.item(name) for name in "cab" if name in self.items and user_id != "nobody")
 
     def health(self) -> Health:
         if self.fails is not None:
             raise self.fails
-        return Health(self.ready, "holo", self.version, len(self.items), len(self.items), 5, "exact", 1.0)
+        return Health(
+            self.ready, "holo", self.version, len(self.items), len(self.items), 5, self.search, self.recall
+        )
 
 
 @dataclass

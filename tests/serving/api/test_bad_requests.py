@@ -16,6 +16,7 @@ WRITE_ONLY = {"authorization": "Bearer writer-secret"}
 READ_ONLY = {"authorization": "Bearer reader-secret"}
 ITEM, BATCH, EVENTS, LIST = "/v1/items/x", "/v1/items:batch", "/v1/events", "/v1/recommendations"
 USER = "/v1/users/u/recommendations"
+FANS, HISTORY, USERS, ITEMS = "/v1/items/a/users", "/v1/users/u/history", "/v1/users", "/v1/items"
 FORM = {"content-type": "multipart/form-data; boundary=cut"}
 PART = b'--cut\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
 
@@ -73,6 +74,12 @@ BAD = [
     Bad("a list too long for all", 422, "GET", USER, {"params": {"k": 1001}}),
     Bad("a list too long for this service", 422, "GET", USER, {"params": {"k": 51}}, "too_many"),
     Bad("the same in a body", 422, "POST", LIST, {"json": {"k": 51, "liked": ["a"]}}, "too_many"),
+    Bad("too many people for this service", 422, "GET", FANS, {"params": {"k": 51}}, "too_many"),
+    Bad("a history too long for this service", 422, "GET", HISTORY, {"params": {"k": 51}}, "too_many"),
+    Bad("too many users for this service", 422, "GET", USERS, {"params": {"k": 51}}, "too_many"),
+    Bad("too many found items for this service", 422, "GET", ITEMS, {"params": {"k": 51}}, "too_many"),
+    Bad("a beginning too long", 422, "GET", USERS, {"params": {"beginning": "x" * 257}}),
+    Bad("words too long", 422, "GET", ITEMS, {"params": {"words": "x" * 501}}),
     Bad("too many conditions", 422, "GET", USER, {"params": {"where": ["a=1"] * 21}}),
     Bad("a condition too long", 422, "GET", USER, {"params": {"where": "a=" + "x" * 500}}),
     Bad("an id too long", 422, "GET", f"/v1/items/{'x' * 257}"),
@@ -109,6 +116,13 @@ BAD = [
     Bad("a query that is not UTF-8", 400, "GET", USER + "?where=%ff%3D1", {}, "not_utf8"),
     # Not meant
     Bad("no list at all", 422, "GET", USER, {"params": {"k": 0}}),
+    Bad("nobody at all", 422, "GET", FANS, {"params": {"k": 0}}),
+    Bad("nothing of a history", 422, "GET", HISTORY, {"params": {"k": 0}}),
+    Bad("a misspelt beginning", 422, "GET", USERS, {"params": {"begin": "a"}}),
+    Bad("misspelt words", 422, "GET", ITEMS, {"params": {"word": "a"}}),
+    Bad("conditions where there are none", 422, "GET", FANS, {"params": {"where": "price<20"}}),
+    Bad("a control character in a history's user", 422, "GET", "/v1/users/a%00b/history"),
+    Bad("words that are not UTF-8", 400, "GET", ITEMS + "?words=%ff", {}, "not_utf8"),
     Bad("half a place", 422, "GET", USER, {"params": {"k": "1.5"}}),
     Bad("no number", 422, "GET", USER, {"params": {"diversity": "nan"}}),
     Bad("more than all diversity", 422, "GET", USER, {"params": {"diversity": 1.01}}),
@@ -132,6 +146,8 @@ BAD = [
     Bad("likes and events", 422, "POST", LIST, {"json": {"liked": ["a"], "events": [{"item_id": "a", "timestamp": 1}]}}),
     Bad("nothing liked", 422, "POST", LIST, {"json": {"k": 5, "liked": []}}),
     Bad("an unknown liked item", 422, "POST", LIST, {"json": {"liked": ["zz"]}}, "unknown_item"),
+    Bad("an unknown item's people", 404, "GET", "/v1/items/zz/users", {}, "unknown_item"),
+    Bad("an empty user's history", 404, "GET", "/v1/users//history", {}, "no_route"),
     Bad("an unknown item", 404, "GET", "/v1/items/zz", {}, "unknown_item"),
     Bad("a path out of the folder", 404, "GET", "/v1/items/..%2F..%2Fetc%2Fpasswd/picture", {}, "unknown_item"),
     Bad("dots", 404, "GET", "/v1/items/%2e%2e/picture", {}),
@@ -142,6 +158,7 @@ BAD = [
     Bad("the framework's pages", 404, "GET", "/docs", {}, "no_route"),
     Bad("a wrong method", 405, "POST", "/v1/items/a", {"json": {}}, "wrong_method"),
     Bad("an invented method", 405, "BREW", "/v1/items/a", {}, "wrong_method"),
+    Bad("users by another method", 405, "POST", USERS, {"json": {}}, "wrong_method"),
     Bad("a wrong content type", 415, "POST", EVENTS, raw(b"{}", {"content-type": "text/plain"}), "wrong_content_type"),
     Bad("no content type", 415, "POST", EVENTS, {"content": b"{}"}, "wrong_content_type"),
     Bad("a form for events", 415, "POST", EVENTS, {"files": {"events": b"x"}}, "wrong_content_type"),
@@ -153,6 +170,11 @@ BAD = [
     Bad("an empty key", 401, "GET", "/v1/items/a", {"headers": {"authorization": "Bearer"}}, "no_key"),
     Bad("another scheme", 401, "GET", "/v1/items/a", {"headers": {"authorization": "Basic cmVhZGVy"}}, "no_key"),
     Bad("reading with a key to write", 403, "GET", "/v1/items/a", {"headers": WRITE_ONLY}, "missing_scope"),
+    Bad("people with a key to write", 403, "GET", FANS, {"headers": WRITE_ONLY}, "missing_scope"),
+    Bad("a history with a key to write", 403, "GET", HISTORY, {"headers": WRITE_ONLY}, "missing_scope"),
+    Bad("users with a key to write", 403, "GET", USERS, {"headers": WRITE_ONLY}, "missing_scope"),
+    Bad("items with a key to write", 403, "GET", ITEMS, {"headers": WRITE_ONLY}, "missing_scope"),
+    Bad("users without a key", 401, "GET", USERS, {"headers": {"authorization": ""}}, "no_key"),
     Bad("writing with a key to read", 403, "DELETE", "/v1/items/a", {"headers": READ_ONLY}, "missing_scope"),
     Bad("reloading with a key to read", 403, "POST", "/v1/reload", {"headers": READ_ONLY}, "missing_scope"),
     Bad("metrics without a key", 401, "GET", "/metrics", {"headers": {"authorization": ""}}, "no_key"),
@@ -186,6 +208,8 @@ def test_every_refusal_is_documented(guarded):
     templates = {
         ITEM: "/v1/items/{item_id}",
         USER: "/v1/users/{user_id}/recommendations",
+        FANS: "/v1/items/{item_id}/users",
+        HISTORY: "/v1/users/{user_id}/history",
         "/v1/items/a": "/v1/items/{item_id}",
         "/v1/items/a/picture": "/v1/items/{item_id}/picture",
     }
@@ -195,7 +219,7 @@ def test_every_refusal_is_documented(guarded):
         if operation is not None:
             assert str(bad.status) in operation["responses"], bad.about
             checked += 1
-    assert checked > 50
+    assert checked > 70
 
 
 def test_a_body_that_lies_about_its_length_is_refused(guarded):

@@ -178,8 +178,10 @@ def test_the_log_names_the_key(guarded, lines, until):
     assert "secret" not in str(lines())
 
 
-def test_metrics_can_be_read_and_count(serve):
-    api = serve()
+def test_metrics_can_be_read_and_count(serve, fake):
+    service = fake()
+    service.search, service.recall = "index", 0.97
+    api = serve(service=service)
     for _ in range(3):
         api.send("GET", "/v1/users/u/recommendations")
     api.send("GET", "/v1/items/zz")
@@ -198,6 +200,7 @@ def test_metrics_can_be_read_and_count(serve):
     assert values["prismrec_errors_total", "unknown_item"] == 1
     assert values["prismrec_items", "known"] == 3
     assert values["prismrec_ready",] == 1
+    assert values["prismrec_search_recall",] == 0.97
     assert values["prismrec_requests_in_flight",] == 1
 
 

@@ -11,7 +11,7 @@ from prismrec.models.mamex import MAMEXConfig
 from prismrec.models.plan import TrainingPlan
 from prismrec.recommender.recommender import Recommender
 from prismrec.recommender.train import train
-from prismrec.serving import schemas
+from prismrec.serving import schemas, schemas_lookup
 from prismrec.serving.service import MemoryStore, RunService
 
 
@@ -69,6 +69,31 @@ def test_an_event_counts_from_the_next_request_on(run, serve):
     assert first not in [row["item"]["item_id"] for row in after["items"]]
     liked = api.send("POST", "/v1/recommendations", json={"liked": [first], "k": 5}).json()
     assert len(liked["items"]) == 5
+
+
+def test_whom_an_item_is_for_who_took_it_and_what_it_is_called(run, serve):
+    service = RunService(run, MemoryStore(), version="one")
+    api = serve(service=service)
+    users = api.send("GET", "/v1/users", params={"k": 1000}).json()["users"]
+    assert users == sorted(users)
+    assert len(users) == service.health().users
+    history = schemas_lookup.HistoryOut.model_validate_json(
+        api.send("GET", f"/v1/users/{users[0]}/history").content
+    )
+    assert history.total == len(history.items) > 2
+    titled = next(item for item in history.items if item.title)
+    words = titled.title.upper().split()[-1]
+    named = api.send("GET", "/v1/items", params={"words": words, "k": 1000}).json()["items"]
+    assert titled.item_id in [item["item_id"] for item in named]
+    assert all(words.casefold() in item["title"].casefold() for item in named)
+    fans = api.send("GET", f"/v1/items/{titled.item_id}/users", params={"k": 1000}).json()["users"]
+    ranks = [fan["rank"] for fan in fans]
+    assert ranks == sorted(ranks)
+    # Who took it is not told that it would be something for them.
+    assert users[0] not in [fan["user_id"] for fan in fans]
+    first = api.send("GET", f"/v1/users/{fans[0]['user_id']}/recommendations", params={"k": ranks[0]}).json()
+    assert first["items"][-1]["item"]["item_id"] == titled.item_id
+    assert first["items"][-1]["score"] == pytest.approx(fans[0]["score"], abs=1e-5)
 
 
 def test_what_the_service_refuses_is_answered_in_its_words(run, serve):

@@ -8,8 +8,8 @@ from urllib.parse import quote
 import pytest
 
 from prismrec.base.errors import DamagedError
-from prismrec.serving import schemas
-from prismrec.serving.settings import ServeSettings
+from prismrec.serving import schemas, schemas_lookup
+from prismrec.serving.settings import Limits, ServeSettings
 from prismrec.serving.types import Event, NewItem, Wish
 
 
@@ -82,6 +82,52 @@ def test_similar_items_explanations_and_an_item(serve):
         "new": False,
         "ranked": True,
     }
+
+
+def test_whom_an_item_is_for_and_what_somebody_took(serve):
+    api = serve(ServeSettings(port=0, rate=None, limits=Limits(k=2)))
+    answer = api.send("GET", "/v1/items/b/users", params={"k": 2})
+    assert answer.json() == {
+        "users": [
+            {"user_id": "anna.secret", "rank": 1, "score": 0.5},
+            {"user_id": "otto", "rank": 4, "score": None},
+        ]
+    }
+    schemas_lookup.FansOut.model_validate_json(answer.content)
+    # The latest, oldest first, as many as are allowed; how many there are in all is said.
+    told = api.send("GET", "/v1/users/anna/history").json()
+    assert ([one["item_id"] for one in told["items"]], told["total"]) == (["a", "b"], 3)
+    told = api.send("GET", "/v1/users/anna/history", params={"k": 1}).json()
+    assert ([one["title"] for one in told["items"]], told["total"]) == (["Title b"], 3)
+    assert api.send("GET", "/v1/users/nobody/history").json() == {"items": [], "total": 0}
+    assert api.service.asked == [("fans", "b", 2), *[("history", "anna")] * 2, ("history", "nobody")]
+
+
+def test_users_and_items_are_found(serve):
+    api = serve()
+    assert api.send("GET", "/v1/users").json() == {"users": ["anna.secret", "otto"]}
+    assert api.send("GET", "/v1/users", params={"beginning": "ot", "k": 3}).json() == {"users": ["otto"]}
+    found = api.send("GET", "/v1/items", params={"words": "b", "k": 4})
+    assert [one["item_id"] for one in found.json()["items"]] == ["b"]
+    schemas_lookup.ItemsOut.model_validate_json(found.content)
+    assert api.service.asked == [("users", "", 10), ("users", "ot", 3), ("items", "b", 4)]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/users/anna.secret/history",
+        "/v1/users?beginning=anna.secret",
+        "/v1/items?words=anna.secret",
+        "/v1/items/a/users",
+    ],
+)
+def test_nobody_is_named_in_the_log_or_the_metrics(serve, lines, path):
+    api = serve()
+    assert api.send("GET", path).status_code == 200
+    assert [line["status"] for line in lines() if line["event"] == "request"] == [200]
+    assert "anna" not in str(lines())
+    assert "anna" not in api.send("GET", "/metrics").text
 
 
 @pytest.mark.parametrize(

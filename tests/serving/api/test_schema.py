@@ -30,9 +30,13 @@ OPERATIONS = [
     ("GET", "/v1/openapi.json"),
     ("GET", "/v1/status"),
     ("GET", "/v1/users/{user_id}/recommendations"),
+    ("GET", "/v1/users/{user_id}/history"),
+    ("GET", "/v1/users"),
     ("POST", "/v1/recommendations"),
     ("GET", "/v1/users/{user_id}/items/{item_id}/explanation"),
+    ("GET", "/v1/items"),
     ("GET", "/v1/items/{item_id}"),
+    ("GET", "/v1/items/{item_id}/users"),
     ("GET", "/v1/items/{item_id}/similar"),
     ("GET", "/v1/items/{item_id}/picture"),
     ("PUT", "/v1/items/{item_id}"),
@@ -42,7 +46,14 @@ OPERATIONS = [
     ("POST", "/v1/reload"),
 ]
 # Routes for which anything of the right form will do, and much is of the wrong one.
-FRUITFUL = ("/v1/users/{user_id}/recommendations", "/v1/events", "/v1/items:batch")
+FRUITFUL = (
+    "/v1/users/{user_id}/recommendations",
+    "/v1/users/{user_id}/history",
+    "/v1/users",
+    "/v1/items",
+    "/v1/events",
+    "/v1/items:batch",
+)
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,13 @@
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -16,6 +18,7 @@ from PIL import Image
 from prismrec.base.errors import ConfigError, StorageError
 from prismrec.serving.page.options import PageOptions
 from prismrec.serving.page.routes import page_router
+from prismrec.serving.types import Wish
 
 EVIL = "<script>alert(1)</script>\"'><img src=http://evil.example/x.png>"
 _EMPTY = {"img", "input", "meta", "link", "br", "rect", "circle", "path"}
@@ -217,7 +220,12 @@ def test_an_item_shows_whom_it_is_for_and_what_is_like_it(client, service):
     user, name = someone(service), list(service.items)[51]
     page = get(client, "/page/item", id=name, user=user)
     why = service.explain(user, name)
-    assert f"rank {why.rank} of all" in page.all("section")[0]["text"]
+    listed = [ranked.item.item_id for ranked in service.recommend(user, Wish(k=1000)).items]
+    told = page.all("section")[0]["text"]
+    assert f"rank {listed.index(name) + 1} of the list" in told
+    assert f"rank {why.rank}; its score" in told
+    taken = service.taken[user][0]
+    assert f"{user} took it" in get(client, "/page/item", id=taken, user=user).all("section")[0]["text"]
     assert [a["text"] for a in page.all("ol", class_="fans")] != []
     assert all(fan.user_id in page.all("ol", class_="fans")[0]["text"] for fan in service.fans(name, 12))
     assert len(titles(page)) == 12
@@ -243,7 +251,7 @@ def test_a_new_item_comes_in_is_shown_and_can_be_deleted(client, service):
     answer = add(client, png(), id="mine")
     assert (answer.status_code, answer.headers["location"]) == (303, "/page/item?id=mine&added=1")
     given = service.asked[-1]
-    assert (given.item_id, given.attributes) == ("mine", {"title": "A new mug", "price": "12.5"})
+    assert (given.item_id, given.attributes) == ("mine", {"title": "A new mug", "price": 12.5})
     assert given.picture == png()
     page = get(client, answer.headers["location"])
     assert "can be recommended from now on" in page.all("div", role="status")[0]["text"]
@@ -258,6 +266,71 @@ def test_a_new_item_comes_in_is_shown_and_can_be_deleted(client, service):
     assert gone.status_code == 303
     assert "mine was deleted" in get(client, gone.headers["location"]).all("p", role="status")[0]["text"]
     assert "mine" not in service.items
+
+
+FORM = PageOptions(fields=("price", "in_stock", "released", "brand", "sizes", "genres"))
+
+
+def with_lists(service: Any) -> None:
+    for place, item in enumerate(list(service.items.values())):
+        genres = None if place < 9 else ["Comedy", "Drama"] if place % 3 else ["War"]
+        lists = {"sizes": [place, 40], "genres": genres}
+        service.items[item.item_id] = replace(item, attributes={**item.attributes, **lists})
+
+
+def test_what_is_typed_reaches_the_service_as_what_the_column_holds(service, make_app):
+    with_lists(service)
+    typed = {
+        "field:price": "12.5",
+        "field:in_stock": "yes",
+        "field:released": "1700000000",
+        "field:brand": "12",
+        "field:sizes": "38, 40,",
+        "field:genres": " Comedy,Film-Noir ",
+    }
+    with TestClient(make_app(service, options=FORM)) as client:
+        assert add(client, png(), **typed).status_code == 303
+        page = get(client, "/page/new")
+    given = service.asked[-1].attributes
+    assert given == {
+        "title": "A new mug",
+        "price": 12.5,
+        "in_stock": True,
+        "released": 1700000000,
+        "brand": "12",
+        "sizes": [38, 40],
+        "genres": ["Comedy", "Film-Noir"],
+    }
+    assert [type(given[name]) for name in ("in_stock", "released", "brand")] == [bool, int, str]
+    helps = " ".join(help["text"] for help in page.all("p", class_="help"))
+    assert "Several with commas between them, e.g. War" in helps
+    assert "Several with commas between them (each a whole number)" in helps
+    assert [option["text"] for option in page.all("option")] == ["", "yes", "no"]
+
+
+@pytest.mark.parametrize(
+    ("column", "typed", "said"),
+    [
+        ("price", "cheap", "Price: 'cheap' is not a number, e.g. "),
+        ("price", "nan", "'nan' is not a number"),
+        ("released", "12.5", "Released: '12.5' is not a whole number, e.g. "),
+        ("in_stock", "perhaps", "In stock: 'perhaps' is not yes or no"),
+        ("sizes", "38, XL", "Sizes: '38, XL' is not several with commas between them (each a whole number)"),
+        ("in_stock", "y" * 900, "yyy…' is not yes or no"),
+    ],
+)
+def test_what_does_not_fit_its_column_is_told_beside_it(service, make_app, column, typed, said):
+    with_lists(service)
+    before = dict(service.items)
+    with TestClient(make_app(service, options=FORM)) as client:
+        answer = add(client, png(), **{f"field:{column}": typed})
+    page = Page(answer.text)
+    assert answer.status_code == 422
+    assert said in page.all("div", role="alert")[0]["text"]
+    wrong = [attrs for tag in ("input", "select") for attrs in page.all(tag) if "aria-invalid" in attrs]
+    assert [attrs["name"] for attrs in wrong] == [f"field:{column}"]
+    assert set(wrong[0]["aria-describedby"].split()) <= {attrs.get("id") for _, attrs in page.found}
+    assert service.items == before
 
 
 def test_an_item_without_an_id_gets_one_and_without_content_says_so(client, service):
@@ -403,6 +476,51 @@ def test_the_map_is_a_table_too_and_a_picture_without_scripts(client, service):
     assert sum(d.count("z") for d in paths) == sum(service.items[i].new for i in service.item_vectors)
     get(client, "/page/map", 404, by="colour of the soul")
     get(client, "/page/map", 404, page=99)
+
+
+def test_the_map_is_coloured_by_the_first_entries_of_lists_and_says_so(client, service):
+    with_lists(service)
+    page = get(client, "/page/map")
+    assert [option["text"] for option in page.all("option")] == ["category", "brand", "genres", "modality"]
+    page = get(client, "/page/map", by="genres")
+    assert "Genres: each item by the first of its entries." in page.all("figcaption")[0]["text"]
+    assert "each item by the first" not in get(client, "/page/map", by="brand").all("figcaption")[0]["text"]
+    found = client.get("/page/map.json", params={"by": "genres"}).json()
+    assert found["groups"] == ["Comedy", "War", "not known"]
+    get(client, "/page/map", 404, by="sizes")
+
+
+def test_a_map_that_tells_little_says_so(client, service):
+    assert "tells little" not in get(client, "/page/map").all("main")[0]["text"]
+    # Every item has a direction of its own, as with a kernel: no two axes show more than the others.
+    for row, name in enumerate(service.item_vectors):
+        service.item_vectors[name] = np.eye(250)[row]
+    extra = {f"more{n}": np.eye(250)[n] for n in range(len(service.item_vectors), 250)}
+    for name, vector in extra.items():
+        service.items[name] = replace(next(iter(service.items.values())), item_id=name)
+        service.item_vectors[name] = vector
+    told = get(client, "/page/map").all("main")[0]["text"]
+    assert "show less than 1 % of the variance" in told
+    assert "tells little" in told
+
+
+def test_a_map_by_neighbours_says_so_and_names_no_share(client, service):
+    item = next(iter(service.items.values()))
+    for n in range(320):
+        vector = np.zeros(400)
+        vector[[n, 320 + n // 8]] = 1.0, 0.3
+        service.items[f"more{n}"] = replace(item, item_id=f"more{n}")
+        service.item_vectors[f"more{n}"] = vector
+    for name in [name for name in service.item_vectors if not name.startswith("more")]:
+        del service.items[name], service.item_vectors[name]
+    told = get(client, "/page/map").all("main")[0]["text"]
+    assert "each was placed near the ones most like it" in told
+    assert "The two axes show" not in told
+    assert "since the map was drawn" not in told
+    service.items["late"] = replace(item, item_id="late")
+    service.item_vectors["late"] = service.item_vectors["more5"]
+    told = get(client, "/page/map").all("main")[0]["text"]
+    assert "1 item that came or changed since the map was drawn stands beside what is most like it." in told
 
 
 def test_the_results_are_those_of_the_evaluation(client):

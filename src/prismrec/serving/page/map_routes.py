@@ -1,5 +1,6 @@
 """The pages of the map: the drawing, its points as JSON and as SVG, and the table beside it."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
@@ -7,8 +8,9 @@ from fastapi.responses import JSONResponse
 
 from prismrec.serving.page import shown
 from prismrec.serving.page.frame import Frame
+from prismrec.serving.page.layout import EDGE
 from prismrec.serving.page.options import MapQuery, PageOptions, Parts
-from prismrec.serving.page.projection import EDGE, MODALITY, Groups, Map, Points, group
+from prismrec.serving.page.projection import MODALITY, Groups, Map, Points, group
 
 _ROWS = 25
 # In the order of the style's colours; in the middle of light and dark, as a picture cannot ask which it is.
@@ -34,7 +36,7 @@ class MapPages:
         assert parts.drawable is not None
         self._frame = frame
         self._map = Map(parts.service, parts.drawable)
-        self._ways = [*options.colour_by, *([MODALITY] if parts.drawable.drawn().modalities else [])]
+        self._colour_by = options.colour_by
 
     def add_to(self, router: APIRouter) -> None:
         """Add the routes."""
@@ -47,7 +49,9 @@ class MapPages:
 
     def page(self, request: Request, asked: Annotated[MapQuery, Query()]) -> Response:
         """Show the map and a page of its table."""
-        points, groups, by = self._grouped(asked.by)
+        points = self._map.points()
+        ways = self._ways(points)
+        groups, by = _grouped(points, ways, asked.by)
         pages = max(1, -(-len(points.items) // _ROWS))
         if asked.page > pages:
             raise HTTPException(404, f"The table has {pages} pages, there is no page {asked.page}.")
@@ -61,13 +65,14 @@ class MapPages:
             for row, item in enumerate(points.items[first : first + _ROWS], first)
         ]
         return self._frame.page(
-            request, "map", points=points, groups=groups, by=by, ways=self._ways, rows=rows, first=first,
-            number=asked.page, pages=pages, legend=_legend(groups),
+            request, "map", points=points, groups=groups, by=by, ways=ways, rows=rows, first=first,
+            number=asked.page, pages=pages, legend=_legend(groups), of_list=by in points.lists,
         )  # fmt: skip
 
     def json(self, asked: Annotated[MapQuery, Query()]) -> Response:
         """Answer with the points, column by column."""
-        points, groups, _ = self._grouped(asked.by)
+        points = self._map.points()
+        groups, _ = _grouped(points, self._ways(points), asked.by)
         return JSONResponse(
             {
                 "ids": [item.item_id for item in points.items],
@@ -86,7 +91,8 @@ class MapPages:
 
     def svg(self, asked: Annotated[MapQuery, Query()]) -> Response:
         """Answer with the map as a picture, for browsers that run no script."""
-        points, groups, _ = self._grouped(asked.by)
+        points = self._map.points()
+        groups, _ = _grouped(points, self._ways(points), asked.by)
         headers = {
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
@@ -94,18 +100,23 @@ class MapPages:
         }
         return Response(_drawing(points, groups), 200, headers, "image/svg+xml")
 
-    def _grouped(self, by: str) -> tuple[Points, Groups, str]:
-        if by and by not in self._ways:
-            raise HTTPException(
-                404,
-                f"The map cannot be coloured by {by!r}. It can be by: {', '.join(self._ways) or 'nothing'}.",
-            )
-        chosen = by or (self._ways[0] if self._ways else "")
-        points = self._map.points()
-        if not chosen:
-            whole = len(points.items)
-            return points, Groups(("items",), (whole,), (0,) * whole), ""
-        return points, group(points, chosen), chosen
+    def _ways(self, points: Points) -> tuple[str, ...]:
+        """Return by what the map can be coloured: what it was told, lists of the catalogue, the modality."""
+        by_modality = (MODALITY,) if points.dominant else ()
+        return tuple(dict.fromkeys((*self._colour_by, *points.lists, *by_modality)))
+
+
+def _grouped(points: Points, ways: Sequence[str], by: str) -> tuple[Groups, str]:
+    """Return the groups, and by what they are made: the first way where none is asked for."""
+    if by and by not in ways:
+        raise HTTPException(
+            404, f"The map cannot be coloured by {by!r}. It can be by: {', '.join(ways) or 'nothing'}."
+        )
+    chosen = by or next(iter(ways), "")
+    if not chosen:
+        whole = len(points.items)
+        return Groups(("items",), (whole,), (0,) * whole), ""
+    return group(points, chosen), chosen
 
 
 def _legend(groups: Groups) -> list[tuple[str, int, int]]:

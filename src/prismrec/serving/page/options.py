@@ -24,13 +24,14 @@ class PageOptions:
         Column of the catalogue that holds an item's title.
     texts, fields
         Columns that the form for a new item asks for besides the title: long texts, and others. What is
-        entered reaches the service as text.
+        entered reaches the service as the kind of value that the items there have in that column.
     columns
         Columns that conditions may name; they are told to whoever writes a condition.
     conditions
         Conditions to choose from, e.g. ``"category=mug"``.
     colour_by
-        Columns by which the map can be coloured, the first one first.
+        Columns by which the map can be coloured, the first one first. Columns of lists need not be named: the
+        map finds them itself.
     evaluation
         The ``evaluation.json`` of the run; read anew for each request. None: there are no results to show.
     list_length

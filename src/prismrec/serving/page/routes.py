@@ -19,6 +19,7 @@ from prismrec.serving.page.writing import WritingPages, neighbourhood
 from prismrec.serving.types import Answer, Drawable, Service, Wish
 
 _PEOPLE, _FOUND, _HISTORY = 24, 18, 24
+_LONGEST = 1000
 
 
 def page_router(
@@ -149,11 +150,24 @@ class _Pages:
     def item(self, request: Request, asked: Annotated[ItemQuery, Query()]) -> Response:
         """Show an item, what is like it, and to whom it would be recommended."""
         view = neighbourhood(self._service, asked.id)
-        why = None
+        why, place, taken = None, None, False
         if asked.user and view["item"].ranked:
             why = shown.card(self._service, self._service.explain(asked.user, asked.id))
+            # The explanation counts what was taken too: the list that people see leaves it out.
+            listed = self._service.recommend(asked.user, Wish(k=_LONGEST)).items
+            place = next((one.rank for one in listed if one.item.item_id == asked.id), None)
+            taken = any(item.item_id == asked.id for item in self._service.history(asked.user))
         return self._frame.page(
-            request, "item", user=asked.user, why=why, added=asked.added, problems=(), **view
+            request,
+            "item",
+            user=asked.user,
+            why=why,
+            place=place,
+            taken=taken,
+            longest=_LONGEST,
+            added=asked.added,
+            problems=(),
+            **view,
         )
 
     def picture(

@@ -8,6 +8,7 @@ from prismrec.serving.types import Answer, Item, Ranked, Reason, Service
 
 _LEAST = 0.5
 """Share in percent that an expert must have to be named."""
+_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,11 @@ def value(found: object) -> str:
     if isinstance(found, Sequence) and not isinstance(found, str | bytes):
         return ", ".join(str(part) for part in found)
     return str(found)
+
+
+def cut(text: str) -> str:
+    """Return the beginning of a text that somebody typed, to be named in a message."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _experts(shares: Sequence[float]) -> str:

@@ -11,12 +11,15 @@ from starlette.datastructures import FormData, UploadFile
 
 from prismrec.base.errors import InputError
 from prismrec.serving.page import pictures, shown
+from prismrec.serving.page.entries import Field, field_of
 from prismrec.serving.page.frame import Frame
 from prismrec.serving.page.guard import FIELD
 from prismrec.serving.page.options import PageOptions, Parts
 from prismrec.serving.types import NewItem, Service, Wish
 
 _FANS, _NEIGHBOURS, _LONGEST_ID = 12, 12, 200
+# So many items are looked at for what a column holds: some may have no value in it.
+_SAMPLE = 1000
 
 
 @dataclass
@@ -38,7 +41,7 @@ class WritingPages:
         self._write = parts.write
         # A catalogue without titles is asked for the id alone.
         asked = (options.title_field, *options.fields, *options.texts)
-        self._fields = tuple(name for name in dict.fromkeys(asked) if name != "item_id")
+        self._columns = tuple(name for name in dict.fromkeys(asked) if name != "item_id")
 
     def add_to(self, router: APIRouter) -> None:
         """Add the routes."""
@@ -55,7 +58,7 @@ class WritingPages:
 
     async def add(self, request: Request) -> Response:
         """Take in an item and show where it stands."""
-        async with request.form(max_files=1, max_fields=len(self._fields) + 8) as form:
+        async with request.form(max_files=1, max_fields=len(self._columns) + 8) as form:
             self._frame.guard.check(request, _text(form, FIELD))
             entry = await self._read(form)
         return await run_in_threadpool(self._add, request, entry)
@@ -73,9 +76,9 @@ class WritingPages:
 
     def _add(self, request: Request, entry: _Entry) -> Response:
         self._check(entry)
+        attributes = self._attributes(entry)
         if entry.wrong:
             return self._form(request, entry)
-        attributes = {name: value for name, value in entry.values.items() if value}
         try:
             report = self._service.put([NewItem(entry.item_id, attributes, entry.picture)])
         except InputError as error:
@@ -95,7 +98,7 @@ class WritingPages:
 
     async def _read(self, form: FormData) -> _Entry:
         entry = _Entry(_text(form, "id").strip())
-        entry.values = {name: _text(form, f"field:{name}").strip() for name in self._fields}
+        entry.values = {name: _text(form, f"field:{name}").strip() for name in self._columns}
         picture = form.get("picture")
         if isinstance(picture, UploadFile) and picture.filename:
             content = await picture.read(self._options.max_picture + 1)
@@ -104,6 +107,22 @@ class WritingPages:
             else:
                 entry.picture = content
         return entry
+
+    def _fields(self) -> tuple[Field, ...]:
+        items = self._service.find_items("", _SAMPLE)
+        return tuple(field_of(name, items) for name in self._columns)
+
+    def _attributes(self, entry: _Entry) -> dict[str, object]:
+        """Return the values that were entered; what stands for none is noted in the entry."""
+        attributes = {}
+        for asked in self._fields():
+            text = entry.values[asked.name]
+            if text:
+                try:
+                    attributes[asked.name] = asked.read(text)
+                except ValueError:
+                    entry.wrong[asked.name] = f"{asked.label}: {shown.cut(text)!r} is not {asked.expects}."
+        return attributes
 
     def _check(self, entry: _Entry) -> None:
         title = self._options.title_field
@@ -129,7 +148,7 @@ class WritingPages:
 
     def _form(self, request: Request, entry: _Entry, deleted: str = "") -> Response:
         status = 422 if entry.wrong else 200
-        return self._frame.page(request, "new", status, entry=entry, deleted=deleted, fields=self._fields)
+        return self._frame.page(request, "new", status, entry=entry, deleted=deleted, fields=self._fields())
 
 
 def neighbourhood(service: Service, item_id: str) -> dict[str, Any]:
