@@ -79,6 +79,15 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(call, tmp_path) 
     assert "--port" in done.stderr
 
 
+def test_short_answers_are_sent_at_once() -> None:
+    from prismrec.serving.server import listen
+    from prismrec.serving.settings import ServeSettings
+
+    with listen(ServeSettings(port=0)) as taken:
+        # By this asyncio knows whose connections get TCP_NODELAY; accepted ones take it over.
+        assert taken.proto == socket.IPPROTO_TCP
+
+
 def test_a_folder_that_is_no_run_and_a_host_without_keys_are_refused(call, tmp_path) -> None:
     done = call("serve", tmp_path, "--port", 0)
     assert done.code == 3

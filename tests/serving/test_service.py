@@ -14,7 +14,9 @@ from prismrec.data.sources.generated import GeneratedConfig, generate
 from prismrec.data.splits import ItemColdStart, make_split
 from prismrec.features.extract import Contents, extract
 from prismrec.features.image import DescriptorEncoder
+from prismrec.features.store import FeatureStore
 from prismrec.features.text import TfidfSvdEncoder
+from prismrec.models.content_profile import ContentProfileConfig
 from prismrec.models.kernel_ridge import KernelRidgeConfig
 from prismrec.models.mamex import MAMEXConfig
 from prismrec.models.plan import TrainingPlan
@@ -314,6 +316,24 @@ def test_what_the_disk_refuses_is_not_published(run):
     store.full = False
     assert service.put([lamp()]).added == ("lamp",)
     assert "lamp" in ids(service.recommend("eve", MANY))
+
+
+def test_a_modality_of_given_vectors_is_told_of(made, picture):
+    split, home = made
+    names = split.items.ids
+    grid = FeatureStore("grid", np.eye(200, 6, dtype=np.float32) + 1, names, ("",) * 200, {"name": "own"})
+    stores = [FeatureStore.read(home / "shop" / "features" / "text"), grid]
+    trained = train(ContentProfileConfig(), split, features=stores)
+    service = RunService(trained, MemoryStore(), version="one")
+    report = service.put([lamp(picture=picture)])
+    assert report.added == ("lamp",)
+    assert report.without_content == ()
+    assert [problem[:2] for problem in report.problems] == [("lamp", "grid")]
+    assert "came as given vectors" in report.problems[0][2]
+    # It stands there once: the item is as it was.
+    assert service.put([lamp(picture=picture)]).problems == ()
+    replaced = service.put([NewItem(names[0], {"title": "A lamp of brass"})])
+    assert [problem[:2] for problem in replaced.problems] == [(names[0], "grid")]
 
 
 def test_a_restart_answers_as_before(service, run, store, picture):

@@ -43,7 +43,8 @@ def listen(settings: ServeSettings) -> socket.socket:
         If it cannot be had: another process listens there, or it is not this machine's.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    taken = socket.socket(family, socket.SOCK_STREAM)
+    # Named as TCP: asyncio then sends short answers at once (TCP_NODELAY). Otherwise each would wait 40 ms.
+    taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         taken.bind((settings.host.strip("[]"), settings.port))

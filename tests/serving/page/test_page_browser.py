@@ -102,8 +102,9 @@ def test_the_slider_changes_the_list_by_keyboard(open_page, service):
     page.wait_for_url("**diversity=0.3**")
     settled(page)
     after = page.locator(".card h3").all_text_contents()
-    expected = service.recommend(someone(service), service.asked[-1])
-    assert service.asked[-1].diversity == 0.3
+    # On a busy machine a list on the way there may have been asked for, too, and come in later.
+    wish = next(wish for wish in service.asked if wish.diversity == 0.3)
+    expected = service.recommend(someone(service), wish)
     assert after == [ranked.item.title or ranked.item.item_id for ranked in expected.items] != before
     assert page.evaluate("document.activeElement.id") == "diversity"
     assert "12 items" in page.locator("#said").text_content()
