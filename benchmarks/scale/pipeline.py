@@ -12,7 +12,6 @@ of growth of it.
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ RESULTS = Path(__file__).parent / "results" / "pipeline.json"
 WIDTH = 1024
 ASKED = 2_000
 GOAL_GIB = 6.0
+SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
 _BLOCK = 65_536
 _TOPICS = 64
 _TRAIN = [
@@ -147,8 +147,13 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def measured(home: Path, n: int, threads: int) -> list[Stage]:
-    """Go through all stages at a size."""
+def measured(folder: Path | None, n: int, threads: int) -> list[Stage]:
+    """Go through all stages at a size, in a temporary folder in another."""
+    with tempfile.TemporaryDirectory(prefix="scale-", dir=folder) as home:
+        return _measured(Path(home), n, threads)
+
+
+def _measured(home: Path, n: int, threads: int) -> list[Stage]:
     files, shop, run, lists = home / "files", home / "shop", home / "run", home / "lists.parquet"
     write_files(files, n)
     log, items = files / "interactions.parquet", files / "items.parquet"
@@ -182,14 +187,13 @@ def main() -> None:
     args = parser.parse_args()
     there = json.loads(RESULTS.read_text()) if RESULTS.exists() and not args.again else {"stages": []}
     stages = [Stage(**row) for row in there["stages"]]
-    for n in (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000):
+    # What is compiled at first use, for each machine once, is no stage's.
+    if any(n <= args.most and n not in {stage.interactions for stage in stages} for n in SIZES):
+        measured(args.folder, SIZES[0], args.threads)
+    for n in SIZES:
         if n > args.most or any(stage.interactions == n for stage in stages):
             continue
-        home = Path(tempfile.mkdtemp(prefix="scale-", dir=args.folder))
-        try:
-            stages += measured(home, n, args.threads)
-        finally:
-            shutil.rmtree(home)
+        stages += measured(args.folder, n, args.threads)
         document = {
             "command": "python benchmarks/scale/pipeline.py",
             "threads": args.threads,
