@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from prismrec.data.catalog import Catalog as Catalog
     from prismrec.data.dataset import Dataset as Dataset
     from prismrec.data.interactions import Interactions as Interactions
+    from prismrec.data.media import MemoryMedia as MemoryMedia
     from prismrec.data.sources.generated import GeneratedConfig as GeneratedConfig
     from prismrec.data.sources.generated import generate as generate
     from prismrec.data.splits import GivenSplit as GivenSplit
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from prismrec.data.splits import LeaveLast as LeaveLast
     from prismrec.data.splits import RandomHoldout as RandomHoldout
     from prismrec.data.splits import TrainOnAll as TrainOnAll
+    from prismrec.features.encode import encode as encode
     from prismrec.features.store import FeatureStore as FeatureStore
     from prismrec.models.alignrec import AlignRecConfig as AlignRecConfig
     from prismrec.models.bm3 import BM3Config as BM3Config
@@ -66,6 +68,7 @@ _HOMES = {
     "Catalog": "data.catalog",
     "Dataset": "data.dataset",
     "Interactions": "data.interactions",
+    "MemoryMedia": "data.media",
     "GeneratedConfig": "data.sources.generated",
     "generate": "data.sources.generated",
     "GivenSplit": "data.splits",
@@ -74,6 +77,7 @@ _HOMES = {
     "LeaveLast": "data.splits",
     "RandomHoldout": "data.splits",
     "TrainOnAll": "data.splits",
+    "encode": "features.encode",
     "FeatureStore": "features.store",
     "AlignRecConfig": "models.alignrec",
     "BM3Config": "models.bm3",

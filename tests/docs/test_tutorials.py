@@ -38,7 +38,7 @@ def test_your_own_encoder(read_page, session, capsys) -> None:
     first, second, both = re.search(r"^(\d+) before, (\d+) after, (\d+) pictures$", printed, re.M).groups()
     assert first == "100"
     assert int(first) + int(second) == int(both)
-    assert "('colours', 'text')" in printed
+    assert "('image', 'text')" in printed
     assert re.search(r"own vectors\s+108\s", told)
     assert "5 items added" in told
 

@@ -54,6 +54,11 @@ def test_lines_are_aligned_and_say_what_is_counted():
     assert lines[-2:] == ["Tuned on valid.", "The test part of this split had been opened 3 times before."]
 
 
+def test_printed_it_is_those_lines():
+    assert str(result()).splitlines() == result().table_lines()
+    assert f"{result()}".startswith("mamex on shop (run r1)\n")
+
+
 def test_markdown_is_a_table_that_names_cannot_break():
     text = result(run="a|b\n# c", test_openings_before=0).markdown()
     assert text.startswith("## mamex on shop (run a\\|b \\# c)\n")

@@ -1,14 +1,21 @@
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 import pytest
 
+import prismrec as pr
 from prismrec.base.errors import ConfigError, InputError
+from prismrec.base.progress import SILENT
 from prismrec.data.catalog import Catalog
 from prismrec.data.dataset import Dataset
 from prismrec.data.interactions import Interactions
 from prismrec.features.encode import EncodePlan, encode_catalog, encode_modalities
+from prismrec.features.encoder import Encoder, Vectors
+from prismrec.features.encoder_file import write_encoder_file
+from prismrec.features.extract import Contents, extract
 from prismrec.features.own import read_vectors
 from prismrec.features.store import MANIFEST, FeatureStore
 
@@ -128,6 +135,88 @@ def test_own_vectors_of_a_kind_stay_until_an_encoder_is_named(tmp_path: Path) ->
     (encoded,) = encode_catalog(data, EncodePlan(encoders={"text": "default"}))
     assert encoded.ids == ("i0", "i1", "i2", "i3", "i4")
     assert (tmp_path / "shop" / "features" / "text" / "encoder").exists()
+
+
+class Letters(Encoder[str]):
+    """An encoder that is not prismrec's: how often a text has each of four letters."""
+
+    kind: ClassVar[str] = "text"
+    dim = 4
+
+    def spec(self) -> dict[str, Any]:
+        return {"name": "letters", "revision": "1"}
+
+    def encode(self, contents: Sequence[str]) -> tuple[Vectors, list[str | None]]:
+        counts = [[text.count(letter) for letter in "aeou"] for text in contents]
+        return np.array(counts, dtype=np.float32), [None] * len(counts)
+
+    def save(self, folder: Path) -> None:
+        write_encoder_file(folder, "Letters", self.spec())
+
+
+class Says(type(SILENT)):  # type: ignore[misc]
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_what_an_encoder_of_ones_own_made_stays_until_an_encoder_is_named(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "shop")
+    home = tmp_path / "shop" / "features" / "text"
+    vectors = np.array(extract(Contents.of(data.catalog, "text"), Letters(), home, name="text").vectors)
+    for plan in (EncodePlan(), EncodePlan(refit=True)):
+        said = Says()
+        (kept,) = encode_modalities(data, plan, said)
+        np.testing.assert_array_equal(kept.store.vectors, vectors)
+        assert (kept.encoded, kept.reused) == (0, 5)
+        (line,) = said.lines
+        assert "'Letters'" in line
+        assert "--text default" in line
+        assert "have none" not in line
+    said = Says()
+    encode_catalog(dataset(tmp_path / "shop", [*TEXTS, "red mug"]), EncodePlan(), said)
+    assert said.lines[0].endswith("that have none: 1")
+    assert (home / "encoder" / "encoder.json").read_text().count("Letters") == 1
+    (replaced,) = encode_catalog(data, EncodePlan(encoders={"text": "default"}))
+    assert replaced.encoder["name"] != "letters"
+
+
+def test_an_encoder_of_ones_own_that_was_stopped_is_not_replaced_unasked(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "shop")
+    home = tmp_path / "shop" / "features" / "text"
+    extract(Contents.of(data.catalog, "text"), Letters(), home, name="text")
+    (home / MANIFEST).unlink()
+    for plan in (EncodePlan(), EncodePlan(refit=True)):
+        with pytest.raises(InputError, match=r"'Letters'.*no whole store"):
+            encode_catalog(data, plan)
+    assert (home / "encoder" / "encoder.json").exists()
+    encode_catalog(data, EncodePlan(encoders={"text": "none"}, vectors=[own(tmp_path, ["i0"])]))
+    assert (home / "encoder" / "encoder.json").exists()
+    (replaced,) = encode_catalog(data, EncodePlan(encoders={"text": "default"}))
+    assert len(replaced.ids) == 5
+
+
+def test_vectors_of_ones_own_say_that_they_stay(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "shop")
+    encode_catalog(data, EncodePlan(vectors=[own(tmp_path, ["i0", "i1"], name="text")]))
+    said = Says()
+    encode_catalog(data, EncodePlan(), said)
+    assert said.lines == [
+        "text: vectors of your own stay as they are (--text default replaces them); "
+        "items with such content that have none: 3"
+    ]
+
+
+def test_encode_takes_what_the_command_takes(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "shop")
+    (first,) = pr.encode(data)
+    assert first.name == "text"
+    (mine,) = pr.encode(data, text="none", vectors=[own(tmp_path, ["i0", "i1"])])
+    assert (mine.name, mine.ids) == ("mine", ("i0", "i1"))
+    with pytest.raises(InputError, match="no image"):
+        pr.encode(data, image="default")
 
 
 def test_a_damaged_store_is_made_again(tmp_path: Path) -> None:

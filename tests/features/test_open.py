@@ -9,7 +9,7 @@ from PIL import Image
 
 from prismrec.base.errors import DamagedError, InputError
 from prismrec.features.encoder_file import FILE, write_encoder_file
-from prismrec.features.open import load_encoder, make_encoder
+from prismrec.features.open import _OURS, foreign_class, load_encoder, make_encoder
 
 TEXTS = ["a red chair", "a blue table", "a red lamp"]
 
@@ -70,10 +70,20 @@ def test_an_empty_folder_holds_no_encoder(tmp_path):
         load_encoder(tmp_path)
 
 
-def test_an_encoder_that_does_not_exist_is_damage(tmp_path):
+def test_an_encoder_of_ones_own_is_named_and_not_looked_for(tmp_path):
     write_encoder_file(tmp_path, "Path", {})
-    with pytest.raises(DamagedError, match="'Path'"):
+    assert foreign_class(tmp_path) == "Path"
+    with pytest.raises(InputError, match="'Path', which is not prismrec's"):
         load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("name", _OURS)
+def test_every_encoder_of_prismrec_is_known_as_such(tmp_path, name):
+    write_encoder_file(tmp_path, name, {})
+    assert foreign_class(tmp_path) is None
+    with pytest.raises((DamagedError, InputError)) as found:
+        load_encoder(tmp_path)
+    assert "which is not prismrec's" not in str(found.value)
 
 
 def test_another_revision_of_the_descriptors_is_refused(tmp_path):

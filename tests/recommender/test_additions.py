@@ -1,4 +1,6 @@
 import shutil
+from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -8,9 +10,13 @@ import torch
 from prismrec.base.errors import DamagedError, InputError
 from prismrec.data.catalog import Catalog
 from prismrec.data.media import MemoryMedia
+from prismrec.features.encoder import Encoder
+from prismrec.features.encoder_file import write_encoder_file
+from prismrec.features.extract import Contents, extract
 from prismrec.features.open import load_encoder
 from prismrec.features.store import FeatureStore
 from prismrec.models.batches import ItemBatch
+from prismrec.models.content_profile import ContentProfileConfig
 from prismrec.models.mamex import MAMEXConfig
 from prismrec.recommender import added_batches
 from prismrec.recommender.recommender import Recommender
@@ -262,6 +268,92 @@ def test_own_vectors_of_another_size_or_name_are_refused(with_own):
     with pytest.raises(InputError, match="no modality other"):
         with_own.add_items(new, vectors=[own("other", ["x"])])
     assert "x" not in with_own.item_ids
+
+
+def test_items_without_their_own_vectors_are_told_of(with_own):
+    new = Catalog(pl.DataFrame({"item_id": ["x", "y"]}))
+    report = with_own.add_items(new)
+    assert report.without_content == ("x", "y")
+    assert [problem[:2] for problem in report.problems] == [("x", "own"), ("y", "own")]
+    assert "came as given vectors" in report.problems[0][2]
+    assert "add-items --vectors" in report.problems[0][2]
+    # Where vectors are handed in, one that is not among them is simply missing.
+    report = with_own.add_items(new, vectors=[own("own", ["x"])])
+    assert (report.updated, report.unchanged, report.problems) == (("x",), ("y",), ())
+    # What is lost so is told once.
+    lost = with_own.add_items(new)
+    assert [problem[:2] for problem in lost.problems] == [("x", "own")]
+    assert with_own.add_items(new).problems == ()
+
+
+class Length(Encoder[str]):
+    """An encoder that is not prismrec's."""
+
+    kind: ClassVar[str] = "text"
+    dim = 2
+
+    def __init__(self, revision="1"):
+        self.revision = revision
+
+    def spec(self):
+        return {"name": "length", "revision": self.revision, "sizes": (1, 2)}
+
+    def encode(self, contents):
+        return np.array([(len(t), t.count(" ") + 1) for t in contents], dtype=np.float32), [None] * len(
+            contents
+        )
+
+    def save(self, folder):
+        write_encoder_file(folder, "Length", self.spec())
+
+
+@pytest.fixture
+def by_length(split, tmp_path):
+    store = extract(Contents.of(split.dataset.catalog, "text"), Length(), tmp_path / "text", name="text")
+    return train(ContentProfileConfig(), split, features=[store], out=tmp_path / "length")
+
+
+def test_an_encoder_of_ones_own_is_asked_for_by_name(by_length, new_items):
+    for recommender in (by_length, Recommender.load(by_length.path)):
+        with pytest.raises(InputError, match=r"'text' was made by the encoder class 'Length'") as found:
+            recommender.add_items(new_items(item_id=["x"], title=["A mug"]))
+        for way in ("encoders={'text': Length(...)}", "vectors=...", "--vectors text=FILE"):
+            assert way in found.value.hint
+        assert "x" not in recommender.item_ids
+
+
+def test_an_encoder_of_ones_own_encodes_new_items_from_then_on(by_length, new_items):
+    loaded = Recommender.load(by_length.path)
+    report = loaded.add_items(new_items(item_id=["x"], title=["A mug"]), encoders={"text": Length()})
+    assert (report.added, report.without_content, report.problems) == (("x",), (), ())
+    assert loaded.add_items(new_items(item_id=["y"], title=["A red mug"])).added == ("y",)
+    assert set(scores(Recommender.load(by_length.path), ["x", "y"])) == {"x", "y"}
+    # The same content as the encoder saw before: nothing changes.
+    texts = by_length.split.dataset.catalog
+    assert len(loaded.add_items(Catalog(texts.items, texts.text_columns)).updated) == 0
+
+
+def test_their_vectors_do_as_well(by_length, new_items):
+    new = new_items(item_id=["x"], title=["A mug"])
+    store = FeatureStore("text", np.array([[5, 2]], np.float32), ("x",), ("",), {"name": "own"})
+    by_length.add_items(new, vectors=[store])
+    other = Recommender.load(by_length.path)
+    other.add_items(
+        replace(new, items=new.items.with_columns(item_id=pl.lit("z"))), encoders={"text": Length()}
+    )
+    vectors = other.items.vectors[other.item_ids.codes(["x", "z"])]
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+
+
+def test_an_encoder_that_did_not_make_the_modality_is_refused(by_length, with_own, new_items):
+    new = new_items(item_id=["x"], title=["A mug"])
+    with pytest.raises(InputError, match=r"'text': the encoder is .*'2'.* was encoded by .*'1'"):
+        by_length.add_items(new, encoders={"text": Length("2")})
+    with pytest.raises(InputError, match="no modality smell"):
+        by_length.add_items(new, encoders={"smell": Length()})
+    with pytest.raises(InputError, match="'own': the encoder is"):
+        with_own.add_items(new, encoders={"own": Length()})
+    assert by_length.opened == with_own.opened == {}
 
 
 def test_items_can_be_added_in_memory(planted, plan):

@@ -8,7 +8,9 @@ import pytest
 from prismrec.base.errors import DamagedError, InputError
 from prismrec.data.catalog import Catalog
 from prismrec.data.media import MemoryMedia, PackedMedia
+from prismrec.models.content_profile import ContentProfileConfig
 from prismrec.models.linear_map import LinearMapConfig
+from prismrec.models.mamex import MAMEXConfig
 from prismrec.models.popularity import PopularityConfig
 from prismrec.recommender.evaluate import evaluate
 from prismrec.recommender.folder import load, read_manifest, require_home
@@ -40,6 +42,29 @@ def test_what_is_saved_is_loaded(split, config, plan, tmp_path, kind):
         assert bool((one[1] == two[1]).all())
     # A model computes the same vectors again: nothing that it needs was left out.
     assert evaluate(loaded, part="valid").parts[0].metrics == evaluate(trained, part="valid").parts[0].metrics
+
+
+class Mine(ContentProfileConfig):
+    """A model of the user's own: prismrec has none of this name."""
+
+    name = "mine"
+
+
+def test_a_model_of_ones_own_is_loaded_by_its_configuration(split, tmp_path):
+    trained = train(Mine(tune=False), split, out=tmp_path / "run")
+    loaded = Recommender.load(tmp_path / "run", model=Mine)
+    same(trained, loaded)
+    assert isinstance(loaded.model.config, Mine)
+    assert not loaded.model.config.tune
+    same(trained, load(tmp_path / "run", Mine))
+    with pytest.raises(InputError, match=r"'mine', which prismrec does not have[\s\S]*load\(folder, model="):
+        load(tmp_path / "run")
+
+
+def test_the_configuration_of_another_model_is_refused(home):
+    with pytest.raises(InputError, match="a model 'mamex', not of 'mine'"):
+        Recommender.load(home, model=Mine)
+    assert Recommender.load(home, model=MAMEXConfig).manifest.model == "mamex"
 
 
 def test_there_is_no_pickle_in_a_run(run):

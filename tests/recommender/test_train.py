@@ -12,7 +12,13 @@ from prismrec.data.catalog import Catalog
 from prismrec.data.dataset import Dataset
 from prismrec.data.splits import ItemColdStart, LeaveLast, RandomHoldout, Split, TrainOnAll, make_split
 from prismrec.features.store import FeatureStore, ItemFeatures
+from prismrec.models.content_profile import ContentProfileConfig
+from prismrec.models.cooccurrence import CooccurrenceConfig
+from prismrec.models.holo import HOLOConfig
+from prismrec.models.kernel_blend import KernelBlendConfig
+from prismrec.models.kernel_ridge import KernelRidgeConfig
 from prismrec.models.linear_map import LinearMapConfig
+from prismrec.models.local_kernel import LocalKernelConfig
 from prismrec.models.plan import TrainingPlan
 from prismrec.models.popularity import PopularityConfig
 from prismrec.models.sasrec import SASRecConfig
@@ -20,6 +26,9 @@ from prismrec.recommender import train as module
 from prismrec.recommender.evaluate import evaluate
 from prismrec.recommender.recommender import Recommender
 from prismrec.recommender.train import open_features, train, validation_of
+
+FIXED = LocalKernelConfig(smoothing=0.0, power=8, neighbours=0, penalty=1.0, tune=False)
+"""Nothing is left to choose."""
 
 
 def test_the_manifest_tells_how_it_came_about(run, split, config, plan):
@@ -245,18 +254,96 @@ def test_an_item_without_content_is_kept_and_marked(split, config, plan):
     assert "bare" not in recommender.recommend(k=201)["item_id"].to_list()
 
 
+class Says(type(SILENT)):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+def told(config, split, plan=None):
+    """Return what training says of settings that nothing has chosen, and what it took."""
+    says = Says()
+    recommender = train(config, split, plan=plan, progress=says)
+    return [line for line in says.lines if "nothing validates" in line], recommender.manifest.history
+
+
 def test_a_model_that_cannot_rank_what_is_held_out_says_so_before_it_trains(split):
-    said = []
+    says = Says()
+    train(PopularityConfig(), split, progress=says)
+    assert any("cannot rank the items that this split holds out" in text for text in says.lines)
+    says = Says()
+    train(LinearMapConfig(), split, progress=says)
+    assert not any("cannot rank" in text for text in says.lines)
 
-    class Says(type(SILENT)):
-        def say(self, text):
-            said.append(text)
 
-    train(PopularityConfig(), split, progress=Says())
-    assert any("cannot rank the items that this split holds out" in text for text in said)
-    said.clear()
-    train(LinearMapConfig(), split, progress=Says())
-    assert not any("cannot rank" in text for text in said)
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [
+        (KernelRidgeConfig(), "gamma, power, penalty, tune=False"),
+        (KernelRidgeConfig(gamma=1.0, tune=False), "power, penalty"),
+        (LinearMapConfig(ridge=1.0, tune=False), "dim"),
+        (CooccurrenceConfig(gamma=1.0, penalty=1.0, tune=False), "smoothing, power"),
+        (
+            KernelBlendConfig(weight=0.5, local=FIXED),
+            "broad.smoothing, broad.gamma, broad.power, broad.penalty",
+        ),
+        (ContentProfileConfig(tune=True), "tune=False"),
+    ],
+)
+def test_settings_that_no_validation_has_chosen_are_told(shop, config, settings):
+    (line,), history = told(config, make_split(shop, TrainOnAll()))
+    assert line.startswith(f"{config.name} chooses settings by validation, and nothing validates here")
+    assert f"says: {settings}" in line
+    for name, value in history.chosen.items():
+        assert f"{name} {value:g}" in line
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        KernelRidgeConfig(gamma=1.0, penalty=1.0, tune=False),
+        LinearMapConfig(dim=32, ridge=1.0, tune=False),
+        ContentProfileConfig(tune=False),
+        PopularityConfig(),
+        FIXED,
+    ],
+)
+def test_where_nothing_is_chosen_nothing_is_told(shop, config):
+    assert told(config, make_split(shop, TrainOnAll()))[0] == []
+
+
+def test_settings_that_validation_has_chosen_are_not_told(split):
+    assert told(KernelRidgeConfig(), split)[0] == []
+
+
+def test_one_modality_leaves_no_weights_to_choose(planted):
+    split = make_split(planted.split.dataset, TrainOnAll())
+    says = Says()
+    config = KernelRidgeConfig(gamma=1.0, penalty=1.0)
+    train(config, split, features=planted.features, progress=says)
+    assert says.lines == []
+
+
+def test_epochs_that_no_validation_stops_are_told(shop, split, config, plan):
+    everything = make_split(shop, TrainOnAll())
+    (line,), _ = told(config, everything, plan)
+    assert "all 3 epochs" in line
+    assert "best_epoch" in line
+    assert told(config, everything, plan.model_copy(update={"patience": 0}))[0] == []
+    assert told(config, split, plan)[0] == []
+
+
+def test_what_gradient_steps_begin_with_unchosen_is_told(shop):
+    plan = TrainingPlan(sampling="users", epochs=1, patience=0)
+    everything = make_split(shop, TrainOnAll())
+    (line,), history = told(HOLOConfig(dim=8, rank=8), everything, plan)
+    assert line.startswith("holo chooses settings by validation")
+    assert f"penalty {history.chosen['penalty']:g}" in line
+    assert "says: penalty, popularity, taste, tune=False" in line
+    fixed = HOLOConfig(dim=8, rank=8, penalty=1.0, popularity=0.5, taste="factors", tune=False)
+    assert told(fixed, everything, plan)[0] == []
 
 
 @pytest.mark.parametrize(

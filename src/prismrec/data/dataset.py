@@ -153,7 +153,7 @@ class Dataset:
             Interactions(frame), self.catalog.select(stay), None, None, {**self.notes, "core_filter": step}
         )
 
-    def write(self, path: Path) -> "Dataset":
+    def write(self, path: Path | str) -> "Dataset":
         """Write the data set as a folder; the manifest comes last, so that a killed write is no data set.
 
         Returns

@@ -79,6 +79,9 @@ class EvaluationResult(_Frozen):
         None, description="How often this split's test part had been opened before; None: it was not opened."
     )
 
+    def __str__(self) -> str:
+        return "\n".join(self.table_lines())
+
     def metrics_json(self) -> dict[str, dict[str, dict[str, dict[str, float | None]]]]:
         """Return the numbers alone: ``{part: {candidates: {"ndcg@10": {"mean", "low", "high"}}}}``."""
         found: dict[str, dict[str, dict[str, dict[str, float | None]]]] = {}

@@ -21,7 +21,7 @@ from prismrec.features.encoder import Encoder
 from prismrec.features.encoder_file import read_encoder_file
 from prismrec.features.engine import Engine
 from prismrec.features.extract import ENCODER_FOLDER, LOCAL, Contents, extract, fitted_on
-from prismrec.features.open import DEFAULT, load_encoder, make_encoder
+from prismrec.features.open import DEFAULT, foreign_class, load_encoder, make_encoder
 from prismrec.features.store import MANIFEST, MISSING, FeatureStore
 
 KINDS = ("image", "text", "audio")
@@ -39,7 +39,8 @@ class EncodePlan:
     encoders
         Encoder by kind of content: ``"default"``, a pretrained model's hub id or local folder, or ``"none"``
         to leave that kind alone. A kind that is not named is encoded, if the catalogue has it, as it was
-        before; the first time by the default encoder.
+        before; the first time by the default encoder. Vectors of your own, and those of an encoder of your
+        own, stay until one is named.
     vectors
         Vectors of your own (`prismrec.features.own`), one store a modality.
     revision
@@ -87,6 +88,41 @@ class EncodedModality:
     seconds: float
 
 
+def encode(
+    dataset: Dataset,
+    *,
+    image: str | None = None,
+    text: str | None = None,
+    audio: str | None = None,
+    vectors: Sequence[FeatureStore] = (),
+    progress: Progress = SILENT,
+) -> list[FeatureStore]:
+    """Encode a data set's contents, as `prismrec encode` does; see `encode_modalities`.
+
+    Parameters
+    ----------
+    dataset
+        On the disk.
+    image, text, audio
+        Encoder of that kind of content: ``"default"``, a pretrained model's hub id or local folder, or
+        ``"none"`` to leave it alone; None: as before, the first time by the default encoder.
+    vectors
+        Vectors of your own, one store a modality.
+    progress
+        Where to report to.
+
+    Raises
+    ------
+    InputError
+        If the data set is in memory, there is nothing to encode, or a kind that was named is missing.
+    StorageError
+        If the disk refuses.
+    """
+    named = {"image": image, "text": text, "audio": audio}
+    encoders = {kind: name for kind, name in named.items() if name is not None}
+    return encode_catalog(dataset, EncodePlan(encoders, vectors), progress)
+
+
 def encode_catalog(dataset: Dataset, plan: EncodePlan, progress: Progress = SILENT) -> list[FeatureStore]:
     """Encode a data set's contents; see `encode_modalities`."""
     return [modality.store for modality in encode_modalities(dataset, plan, progress)]
@@ -116,7 +152,8 @@ def encode_modalities(
     Raises
     ------
     InputError
-        If the data set is in memory, there is nothing to encode, or a kind that was named is missing.
+        If the data set is in memory, there is nothing to encode, a kind that was named is missing, or an
+        encoder of your own was stopped half-way and its kind is not named.
     ConfigError
         If the plan contradicts itself.
     StorageError
@@ -174,14 +211,22 @@ def _encode(
     catalog: Catalog, kind: str, plan: EncodePlan, home: Path, progress: Progress, engine: Engine
 ) -> EncodedModality:
     began = time.perf_counter()
-    if plan.refit and (kind in plan.encoders or fitted_on(home) is not None):
+    there = fitted_on(home) is not None
+    own = foreign_class(home / ENCODER_FOLDER) if there and kind not in plan.encoders else None
+    if plan.refit and (kind in plan.encoders or (there and own is None)):
         with storage_errors(home):
             (home / MANIFEST).unlink(missing_ok=True)
     before = _stored(home)
-    if before is not None and fitted_on(home) is None and kind not in plan.encoders:
-        # Vectors of your own stand here: only naming an encoder replaces them.
-        return EncodedModality(before, 0, len(before.ids), (), time.perf_counter() - began)
     contents = Contents.of(catalog, kind)
+    if own is not None and before is None:
+        raise InputError(
+            f"{home}: the encoder {own!r}, which is not prismrec's, has left no whole store there.",
+            f"Run it again (`extract`), or leave it alone (--{kind} none), or replace it (--{kind} default).",
+        )
+    if before is not None and kind not in plan.encoders and (own is not None or not there):
+        # Vectors of your own stand here: only naming an encoder replaces them.
+        progress.say(_staying(before, own, kind, contents))
+        return EncodedModality(before, 0, len(before.ids), (), time.perf_counter() - began)
     encoder = _encoder(kind, plan, home)
     store = extract(
         contents,
@@ -194,6 +239,14 @@ def _encode(
         engine=engine,
     )
     return _counted(store, before, (), began)
+
+
+def _staying(store: FeatureStore, own: str | None, kind: str, contents: Contents) -> str:
+    """Say that vectors of the user's own stay, and how many contents they leave out."""
+    whose = "vectors of your own" if own is None else f"the vectors of your encoder {own!r}"
+    without = len(set(contents.ids) - set(store.ids) - set(store.problems))
+    lacking = f"; items with such content that have none: {without:,}" if without else ""
+    return f"{kind}: {whose} stay as they are (--{kind} default replaces them){lacking}"
 
 
 def _encoder(kind: str, plan: EncodePlan, home: Path) -> Encoder[Any]:

@@ -151,7 +151,7 @@ def _prepared(
 ) -> Encoder[Any]:
     """Fit where needed, and leave the encoder in the folder, complete, before anything is encoded."""
     home = folder / ENCODER_FOLDER
-    spec = _plain(encoder.spec())
+    spec = plain_spec(encoder.spec())
     if (home / _FITTED).exists():
         before = read_json(home / _FITTED, "an encoder").get("spec", spec)
         if before == spec:
@@ -175,11 +175,12 @@ def _prepared(
         encoder.fit([contents.read(item) for item in chosen])
         fitted_on = len(chosen)
     encoder.save(home)
-    write_json(home / _FITTED, {"fitted_on": fitted_on, "spec": _plain(encoder.spec())})
+    write_json(home / _FITTED, {"fitted_on": fitted_on, "spec": plain_spec(encoder.spec())})
     return encoder
 
 
-def _plain(spec: dict[str, Any]) -> dict[str, Any]:
+def plain_spec(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a spec as it is read back from a file."""
     plain: dict[str, Any] = json.loads(json.dumps(spec))
     return plain
 

@@ -18,6 +18,10 @@ from prismrec.features.text import TfidfSvdEncoder
 DEFAULT = "default"
 
 _AGAIN = "Encode again."
+_OURS = (
+    *("TfidfSvdEncoder", "DescriptorEncoder", "MfccEncoder"),
+    *("PretrainedTextEncoder", "PretrainedImageEncoder", "PretrainedAudioEncoder"),
+)
 
 
 def make_encoder(
@@ -62,6 +66,20 @@ def make_encoder(
     return _pretrained(kind, source, device=device, batch_size=batch_size, precision=precision)
 
 
+def foreign_class(folder: Path) -> str | None:
+    """Return the class of a saved encoder if it is one of the user's own; None if it is prismrec's.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no encoder, or one of a newer prismrec.
+    DamagedError
+        If the file that names the class is damaged.
+    """
+    name, _ = read_encoder_file(Path(folder))
+    return None if name in _OURS else name
+
+
 def load_encoder(folder: Path, *, device: str = "cpu", batch_size: int = 32) -> Encoder[Any]:
     """Read an encoder that `Encoder.save` wrote.
 
@@ -80,7 +98,8 @@ def load_encoder(folder: Path, *, device: str = "cpu", batch_size: int = 32) -> 
     Raises
     ------
     InputError
-        If the folder holds no encoder, or a pretrained model's weights are gone or have changed.
+        If the folder holds no encoder, or one of the user's own (it holds no code), or a pretrained model's
+        weights are gone or have changed.
     DamagedError
         If the folder is incomplete or altered.
     MissingExtraError
@@ -102,7 +121,10 @@ def load_encoder(folder: Path, *, device: str = "cpu", batch_size: int = 32) -> 
                 raise DamagedError(f"{folder / FILE}: the file is damaged, a field is missing.", _AGAIN)
             source = find_source(asked, revision)
             return _pretrained(kind, source, device=device, batch_size=batch_size, precision=precision)
-    raise DamagedError(f"{folder / FILE}: names an encoder {name!r}, which prismrec does not have.", _AGAIN)
+    raise InputError(
+        f"{folder / FILE}: names the encoder class {name!r}, which is not prismrec's, and no code.",
+        "Make the encoder in Python, and hand it to what needs it.",
+    )
 
 
 def _default(kind: str) -> Encoder[Any]:

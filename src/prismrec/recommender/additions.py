@@ -4,8 +4,9 @@ In a run's folder each call adds one batch (`prismrec.recommender.added_batches`
 several, the last one counts. An item that comes again unchanged adds nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +16,19 @@ from prismrec.base.errors import InputError
 from prismrec.base.files import digest
 from prismrec.base.progress import Progress
 from prismrec.data.catalog import Catalog
-from prismrec.features.extract import Contents
-from prismrec.features.open import load_encoder
+from prismrec.features.encoder import Encoder
+from prismrec.features.extract import Contents, plain_spec
+from prismrec.features.open import foreign_class, load_encoder
 from prismrec.features.store import FeatureStore
 from prismrec.recommender.added_batches import AddedBatch, AddedMedia, batch_folders, read_batch, write_batch
 from prismrec.recommender.recommender import Recommender
 from prismrec.recommender.vectors import compute, vector_digest
 
 _BATCH = 256
+_NO_VECTORS = (
+    "this modality came as given vectors, the run has no encoder for it: the item goes without; hand in its "
+    "vector (add_items(..., vectors=...), `prismrec add-items --vectors`)"
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,8 @@ class AddReport:
         Those of `added` and `updated` that have no content that the model knows: they wait in the catalogue
         and cannot be recommended.
     problems
-        Why a content could not be encoded, or that an item has lost one: item id, modality, reason.
+        Why a content could not be encoded, that an item has lost one, or that it came without vectors for a
+        modality that has no encoder: item id, modality, reason.
     ignored
         Attributes of the new items that the catalogue does not have.
     """
@@ -57,6 +64,29 @@ class _Encoded:
     vectors: list[npt.NDArray[np.float32]]
     present: npt.NDArray[np.bool_]
     problems: list[tuple[str, str, str]]
+
+
+def keep_encoders(recommender: Recommender, encoders: Mapping[str, Encoder[Any]]) -> None:
+    """Keep encoders of the user's own for the modalities that they made.
+
+    Raises
+    ------
+    InputError
+        If a modality is unknown, or was made by another encoder or other settings.
+    """
+    notes = {note.name: note for note in recommender.manifest.features}
+    for name, encoder in encoders.items():
+        if name not in notes:
+            raise InputError(
+                f"The model knows no modality {name}.", f"It knows: {', '.join(recommender.modalities)}."
+            )
+        spec, made_by = plain_spec({**encoder.spec(), "kind": encoder.kind}), notes[name].encoder
+        if not spec.items() <= made_by.items():
+            raise InputError(
+                f"Modality {name!r}: the encoder is {spec}, and the catalogue was encoded by {made_by}.",
+                "Hand in the encoder that made the catalogue's vectors.",
+            )
+    recommender.opened.update(encoders)
 
 
 def add_items(
@@ -80,9 +110,10 @@ def add_items(
     problems: list[tuple[str, str, str]] = []
     if fresh:
         chosen = fitting.select(fresh)
-        problems = _lost(recommender, fresh, digests)
         encoded = _encode(recommender, chosen, vectors, digests, progress)
-        problems += encoded.problems
+        told = {(name, modality) for name, modality, _ in encoded.problems}
+        lost = _lost(recommender, fresh, digests)
+        problems = [problem for problem in lost if problem[:2] not in told] + encoded.problems
         codes = recommender.split.items.codes(fresh)
         items = compute(recommender.model, codes, encoded.vectors, encoded.present)
         kept = {
@@ -221,6 +252,9 @@ def _encode(
     present = np.zeros((len(new), len(notes)), dtype=np.bool_)
     problems: list[tuple[str, str, str]] = []
     for m, note in enumerate(notes):
+        if note.name not in (*own, *recommender.encoders, *recommender.opened):
+            problems += [(n, note.name, _NO_VECTORS) for n in new.vocabulary]
+            continue
         names = [n for n in new.vocabulary if n in digests[m]]
         if not names:
             continue
@@ -230,12 +264,7 @@ def _encode(
             found[m][rows] = store.vectors[store.rows(names)]
             present[rows, m] = True
             continue
-        if note.name not in recommender.encoders:
-            problems += [(n, note.name, "the run has no encoder; give vectors of your own") for n in names]
-            continue
-        if note.name not in recommender.opened:
-            recommender.opened[note.name] = load_encoder(recommender.encoders[note.name])
-        encoder = recommender.opened[note.name]
+        encoder = _opened(recommender, note.name)
         contents = Contents.of(new, encoder.kind)
         with progress.task(f"encode {note.name}", len(names)) as task:
             for first in range(0, len(names), _BATCH):
@@ -252,6 +281,22 @@ def _encode(
                 ]
                 task.advance(len(block))
     return _Encoded(found, present, problems)
+
+
+def _opened(recommender: Recommender, name: str) -> Encoder[Any]:
+    """Return a modality's encoder, loaded once."""
+    if name not in recommender.opened:
+        folder = recommender.encoders[name]
+        own = foreign_class(folder)
+        if own is not None:
+            raise InputError(
+                f"Modality {name!r} was made by the encoder class {own!r}, which is not prismrec's, and a "
+                "run holds no code: new items cannot be encoded.",
+                f"Hand in the encoder, add_items(..., encoders={{{name!r}: {own}(...)}}), or the new items' "
+                f"vectors: add_items(..., vectors=...), `prismrec add-items --vectors {name}=FILE`.",
+            )
+        recommender.opened[name] = load_encoder(folder)
+    return recommender.opened[name]
 
 
 def _take_in(recommender: Recommender, batch: AddedBatch) -> None:

@@ -16,13 +16,14 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
-from prismrec.base.errors import DamagedError, InputError, StorageError
+from prismrec.base.errors import ConfigError, DamagedError, InputError, StorageError
 from prismrec.base.files import atomic_path, digest_file, is_leftover, read_json, storage_errors, write_json
 from prismrec.data.catalog import MEDIA_KINDS, Catalog
 from prismrec.data.dataset import MANIFEST as DATASET_MANIFEST
 from prismrec.data.dataset import Dataset
 from prismrec.data.media import Media, PackedMedia, pack
 from prismrec.data.splits import Split
+from prismrec.models.base import ModelConfig
 from prismrec.models.batches import Modality, ModelInputs
 from prismrec.models.catalogue import config_of
 from prismrec.recommender.added_batches import AddedMedia
@@ -127,17 +128,25 @@ def write_manifest(recommender: Recommender) -> None:
     write_json(recommender.path / MANIFEST, recommender.manifest.model_dump(mode="json"))
 
 
-def load(folder: Path) -> Recommender:
+def load(folder: Path, model: type[ModelConfig] | None = None) -> Recommender:
     """Read a run's folder, with the items that were added to it.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    model
+        For a model of the user's own: the class of its configuration. None: one of prismrec's.
 
     Raises
     ------
     InputError
-        If the folder is not a run, or was written by a newer version.
+        If the folder is not a run, was written by a newer version, or is the run of another model.
     DamagedError
         If a file is missing, altered, or does not fit the others.
     """
     manifest = read_manifest(folder)
+    config_class = _config_class(folder, manifest, model)
     for name, expected in manifest.checksums.items():
         try:
             found = digest_file(folder / name)
@@ -154,17 +163,17 @@ def load(folder: Path) -> Recommender:
         len(split.items),
         tuple(Modality(note.name, note.dim) for note in manifest.features),
     )
-    model = config_of(manifest.model).parse(manifest.config).build(inputs)
+    fitted = config_class.parse(manifest.config).build(inputs)
     try:
-        model.load_state(load_tensors(folder / "model.safetensors"))
+        fitted.load_state(load_tensors(folder / "model.safetensors"))
         arrays = load_file(folder / "vectors.safetensors")
     except (SafetensorError, OSError) as error:
         raise DamagedError(f"{folder}: the weights cannot be read ({error}).", "Train again.") from error
-    model.eval()
+    fitted.eval()
     items = ItemVectors(arrays["items"], arrays["present"], arrays.get("weights"), arrays.get("experts"))
     homes = {note.name: folder / "encoders" / note.name for note in manifest.features}
     recommender = Recommender(
-        model,
+        fitted,
         manifest,
         split,
         catalog,
@@ -177,6 +186,24 @@ def load(folder: Path) -> Recommender:
     )
     load_additions(recommender)
     return recommender
+
+
+def _config_class(folder: Path, manifest: RunManifest, given: type[ModelConfig] | None) -> type[ModelConfig]:
+    if given is None:
+        try:
+            return config_of(manifest.model)
+        except ConfigError:
+            raise InputError(
+                f"{folder}: is the run of a model {manifest.model!r}, which prismrec does not have.",
+                "If it is your own, hand in the class of its configuration: "
+                "Recommender.load(folder, model=...).",
+            ) from None
+    if given.name != manifest.model:
+        raise InputError(
+            f"{folder}: is the run of a model {manifest.model!r}, not of {given.name!r}.",
+            "Hand in the class of its configuration, or none for a model of prismrec.",
+        )
+    return given
 
 
 def read_manifest(folder: Path) -> RunManifest:

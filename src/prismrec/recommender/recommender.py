@@ -20,7 +20,7 @@ from prismrec.data.vocabulary import UNKNOWN, Vocabulary
 from prismrec.evaluation.ranking import Rows, tie_order, top_k
 from prismrec.features.encoder import Encoder
 from prismrec.features.store import FeatureStore, ItemFeatures
-from prismrec.models.base import Model
+from prismrec.models.base import Model, ModelConfig
 from prismrec.recommender.filters import matching
 from prismrec.recommender.folding import fold
 from prismrec.recommender.manifest import RunManifest
@@ -66,7 +66,8 @@ class Recommender:
     path
         The run's folder; None in memory.
     opened
-        Encoders that were loaded already, by modality: a service adds items every second.
+        Encoders that were loaded already, by modality: a service adds items every second. Those of the
+        user's own come in through `add_items`.
     """
 
     model: Model
@@ -285,7 +286,12 @@ class Recommender:
         )
 
     def add_items(
-        self, new: Catalog, *, vectors: Sequence[FeatureStore] = (), progress: Progress = SILENT
+        self,
+        new: Catalog,
+        *,
+        vectors: Sequence[FeatureStore] = (),
+        encoders: Mapping[str, Encoder[Any]] | None = None,
+        progress: Progress = SILENT,
     ) -> "AddReport":
         """Take in new items: encode, project, recommendable at once; nothing is trained.
 
@@ -296,6 +302,9 @@ class Recommender:
             encoded again.
         vectors
             For modalities of your own vectors: those of the new items.
+        encoders
+            For modalities that an encoder of your own made: that encoder, by modality. It is kept for later
+            calls (`opened`).
         progress
             Where to report to.
 
@@ -303,9 +312,18 @@ class Recommender:
         -------
         AddReport
             What was added, changed, left alone, and what has no content.
-        """
-        from prismrec.recommender.additions import add_items
 
+        Raises
+        ------
+        InputError
+            If attributes have another type than the catalogue's, vectors or an encoder do not fit their
+            modality, or an encoder of your own is needed and was not handed in.
+        StorageError
+            If the disk refuses; then nothing has changed.
+        """
+        from prismrec.recommender.additions import add_items, keep_encoders
+
+        keep_encoders(self, encoders or {})
         return add_items(self, new, vectors, progress)
 
     def save(self, path: Path | str) -> None:
@@ -315,11 +333,26 @@ class Recommender:
         save(self, Path(path))
 
     @staticmethod
-    def load(path: Path | str) -> "Recommender":
-        """Read a run's folder (see `prismrec.recommender.folder`)."""
+    def load(path: Path | str, model: type[ModelConfig] | None = None) -> "Recommender":
+        """Read a run's folder (see `prismrec.recommender.folder`).
+
+        Parameters
+        ----------
+        path
+            The folder.
+        model
+            For a model of your own: the class of its configuration. A run holds no code.
+
+        Raises
+        ------
+        InputError
+            If the folder is not a run, or is that of another model.
+        DamagedError
+            If a file is missing, altered, or does not fit the others.
+        """
         from prismrec.recommender.folder import load
 
-        return load(Path(path))
+        return load(Path(path), model)
 
     def forget_derived(self) -> None:
         """Drop what was computed from the catalogue, after it has grown."""

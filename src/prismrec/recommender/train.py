@@ -24,6 +24,7 @@ from prismrec.recommender.folding import learn_folding
 from prismrec.recommender.manifest import FeatureNote, RunManifest
 from prismrec.recommender.part_ranking import Ranking, default_candidates, ranking_device
 from prismrec.recommender.recommender import Recommender
+from prismrec.recommender.unvalidated import epochs_taken, left_open, settings_taken
 from prismrec.recommender.vectors import average_for_unknown, compute_catalog, vector_digest
 from prismrec.training.history import FitHistory
 from prismrec.training.loop import fit, require_device, require_metric
@@ -283,7 +284,9 @@ def _fit(
     progress: Progress,
 ) -> FitHistory:
     if isinstance(model, GradientModel):
-        return fit(
+        if validate is None and plan.patience:
+            progress.say(epochs_taken(model.config, plan))
+        history = fit(
             model,
             data,
             plan,
@@ -294,9 +297,16 @@ def _fit(
             device=device,
             progress=progress,
         )
+        # What such a model returns is called as the field that would have fixed it.
+        if validate is None and set(left_open(model.config)) & set(history.chosen):
+            progress.say(settings_taken(model.config, history.chosen))
+        return history
     assert isinstance(model, ClosedFormModel)
+    asked = False
 
     def score() -> float:
+        nonlocal asked
+        asked = True
         if validate is None:
             return 0.0
         found = validate(model)
@@ -304,6 +314,8 @@ def _fit(
         return found[plan.metric]
 
     chosen = model.fit(data, score)
+    if asked and validate is None:
+        progress.say(settings_taken(model.config, chosen))
     return FitHistory(best_metric=None if validate is None else score(), chosen=chosen)
 
 
