@@ -8,6 +8,7 @@ would not see that a step takes two of them (`prismrec.training.strategies`), an
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 
 from prismrec.base.errors import InputError, ProcessLostError
 from prismrec.models.team import ALONE, Team
+
+# The others wait while the first validates. One that dies is noticed at once, by its connections.
+_PATIENCE = timedelta(hours=2)
 
 # Where their names stand in an error, it came from what carries messages.
 _CARRIERS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
@@ -38,7 +42,7 @@ def join(device: str) -> tuple[Any, Team]:
     from accelerate.state import AcceleratorState, PartialState
 
     # Accelerate keeps its choice of device for the process, so another one resets it.
-    if PartialState(cpu=device == "cpu").device.type != device:
+    if PartialState(cpu=device == "cpu", timeout=_PATIENCE).device.type != device:
         AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=device == "cpu")
     if accelerator.num_processes == 1:
