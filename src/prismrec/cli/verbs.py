@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Any, cast
 
 import typer
@@ -62,6 +63,10 @@ def report(error: BaseException, as_json: bool, debug: bool) -> int:
     print(f"Error: {problem}" if hint is None else f"Error: {problem}\n  {hint}", file=sys.stderr)  # noqa: T201
     if as_json:
         _write_document(kind, problem, hint, code)
+    # Of several processes that fail alike one is heard (`prismrec.training.launch`).
+    note = os.environ.get("PRISMREC_SAID")
+    if note is not None and os.environ.get("RANK") == "0":
+        Path(note).write_text(problem, encoding="utf-8")
     return code
 
 
@@ -81,8 +86,6 @@ def _described(error: BaseException) -> tuple[str, str, str | None, int]:
 
 def _refused(error: OSError) -> OSError:
     """Return the error as one of storage if it is the disk that refused."""
-    from pathlib import Path
-
     from prismrec.base.files import storage_errors
 
     try:

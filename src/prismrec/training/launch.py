@@ -11,6 +11,9 @@ from typing import Any
 
 from prismrec.base.errors import InputError, ProcessLostError
 
+SAID = "PRISMREC_SAID"
+"""Environment variable: where the first process notes the error that it has told of."""
+
 _SHOWN = 4000
 
 
@@ -50,6 +53,7 @@ def launch(arguments: Sequence[str], processes: int) -> int:
     # As many threads as there are cores in each process would make all of them wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     with tempfile.TemporaryDirectory(prefix="prismrec-") as logs:
+        os.environ[SAID] = f"{logs}/said"
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -64,6 +68,8 @@ def launch(arguments: Sequence[str], processes: int) -> int:
             elastic_launch(config, sys.executable)("-m", "prismrec", *arguments)
         except ChildFailedError as error:
             return _failed(error.failures, Path(logs), processes)
+        finally:
+            del os.environ[SAID]
     return 0
 
 
@@ -80,7 +86,9 @@ def _failed(failures: dict[int, Any], logs: Path, processes: int) -> int:
         )
     # Whoever ended by itself, before those that the agent ended.
     rank = min(failures, key=lambda rank: (codes[rank] < 0, failures[rank].timestamp, rank))
-    if rank:
-        for file in sorted(logs.rglob(f"{rank}/stderr.log")):
-            sys.stderr.write(f"Process {rank}: {file.read_text(errors='replace')[-_SHOWN:]}")
+    said = (logs / "said").read_text(encoding="utf-8") if (logs / "said").exists() else None
+    for file in sorted(logs.rglob(f"{rank}/stderr.log")) if rank else []:
+        text = file.read_text(errors="replace")[-_SHOWN:]
+        if said is None or said not in text:
+            sys.stderr.write(f"Process {rank}: {text}")
     return codes[rank] if codes[rank] > 0 else 1
