@@ -12,7 +12,8 @@ from prismrec.experiments.plan import BenchPlan
 from prismrec.experiments.recipe import parse_bench
 from prismrec.experiments.run import run_bench
 from prismrec.experiments.state import Bench
-from prismrec.features.extract import Contents, extract
+from prismrec.features.contents import Contents
+from prismrec.features.extract import extract
 from prismrec.features.image import DescriptorEncoder
 from prismrec.features.text import TfidfSvdEncoder
 

@@ -12,10 +12,11 @@ from prismrec.base.progress import SILENT
 from prismrec.data.catalog import Catalog
 from prismrec.data.dataset import Dataset
 from prismrec.data.interactions import Interactions
+from prismrec.features.contents import Contents
 from prismrec.features.encode import EncodePlan, encode_catalog, encode_modalities
 from prismrec.features.encoder import Encoder, Vectors
 from prismrec.features.encoder_file import write_encoder_file
-from prismrec.features.extract import Contents, extract
+from prismrec.features.extract import extract
 from prismrec.features.own import read_vectors
 from prismrec.features.store import MANIFEST, FeatureStore
 

@@ -7,9 +7,10 @@ import pytest
 from prismrec.base.errors import DamagedError, InputError
 from prismrec.data.catalog import Catalog
 from prismrec.data.media import MemoryMedia
+from prismrec.features.contents import Contents
 from prismrec.features.encoder import Encoder
 from prismrec.features.encoder_file import write_encoder_file
-from prismrec.features.extract import ENCODER_FOLDER, Contents, extract, fitted_on
+from prismrec.features.extract import ENCODER_FOLDER, extract, fitted_on
 from prismrec.features.open import load_encoder
 from prismrec.features.store import MANIFEST, FeatureStore
 from prismrec.features.text import TfidfSvdEncoder

@@ -19,9 +19,10 @@ from prismrec.data.catalog import Catalog
 from prismrec.data.catalog_media import lies_outside
 from prismrec.data.media import FileMedia, MemoryMedia, PackedMedia, pack
 from prismrec.data.object_media import ObjectMedia
+from prismrec.features.contents import Contents
 from prismrec.features.encoder import Encoder
 from prismrec.features.encoder_file import write_encoder_file
-from prismrec.features.extract import Contents, extract
+from prismrec.features.extract import extract
 from prismrec.features.image import DescriptorEncoder
 from prismrec.features.open import make_encoder
 from prismrec.features.ray_extract import RayEngine

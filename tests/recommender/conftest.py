@@ -17,7 +17,8 @@ from prismrec.data.interactions import Interactions
 from prismrec.data.sources.generated import GeneratedConfig, generate
 from prismrec.data.splits import ItemColdStart, Split, make_split
 from prismrec.evaluation import ranking_torch
-from prismrec.features.extract import Contents, extract
+from prismrec.features.contents import Contents
+from prismrec.features.extract import extract
 from prismrec.features.image import DescriptorEncoder
 from prismrec.features.store import FeatureStore
 from prismrec.features.text import TfidfSvdEncoder

@@ -10,9 +10,10 @@ import torch
 from prismrec.base.errors import DamagedError, InputError
 from prismrec.data.catalog import Catalog
 from prismrec.data.media import MemoryMedia
+from prismrec.features.contents import Contents
 from prismrec.features.encoder import Encoder
 from prismrec.features.encoder_file import write_encoder_file
-from prismrec.features.extract import Contents, extract
+from prismrec.features.extract import extract
 from prismrec.features.open import load_encoder
 from prismrec.features.store import FeatureStore
 from prismrec.models.batches import ItemBatch

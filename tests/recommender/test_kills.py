@@ -20,7 +20,8 @@ import pytest
 
 from prismrec.base.errors import InputError
 from prismrec.data.catalog import Catalog
-from prismrec.features.extract import Contents, extract
+from prismrec.features.contents import Contents
+from prismrec.features.extract import extract
 from prismrec.features.store import FeatureStore
 from prismrec.features.text import TfidfSvdEncoder
 from prismrec.recommender.recommender import Recommender

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from prismrec.data.splits import LeaveLast, make_split
-from prismrec.features.extract import Contents, extract
+from prismrec.features.contents import Contents
+from prismrec.features.extract import extract
 from prismrec.features.text import TfidfSvdEncoder
 from prismrec.models.linear_map import LinearMapConfig
 from prismrec.recommender.train import train

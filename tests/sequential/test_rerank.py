@@ -10,7 +10,8 @@ from prismrec.base.errors import DamagedError, InputError
 from prismrec.data.catalog import Catalog
 from prismrec.data.media import MemoryMedia
 from prismrec.data.splits import LeaveLast, make_split
-from prismrec.features.extract import Contents, extract
+from prismrec.features.contents import Contents
+from prismrec.features.extract import extract
 from prismrec.features.text import TfidfSvdEncoder
 from prismrec.models.content_profile import ContentProfileConfig
 from prismrec.recommender.recommender import Recommender

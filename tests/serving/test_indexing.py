@@ -12,7 +12,8 @@ pytest.importorskip("lancedb")
 from prismrec.base.errors import StorageError
 from prismrec.data.sources.generated import GeneratedConfig, generate
 from prismrec.data.splits import ItemColdStart, make_split
-from prismrec.features.extract import Contents, extract
+from prismrec.features.contents import Contents
+from prismrec.features.extract import extract
 from prismrec.features.text import TfidfSvdEncoder
 from prismrec.models.linear_map import LinearMapConfig
 from prismrec.recommender.recommender import Recommender

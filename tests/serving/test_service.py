@@ -12,7 +12,8 @@ from prismrec.data.catalog import Catalog
 from prismrec.data.media import MemoryMedia
 from prismrec.data.sources.generated import GeneratedConfig, generate
 from prismrec.data.splits import ItemColdStart, make_split
-from prismrec.features.extract import Contents, extract
+from prismrec.features.contents import Contents
+from prismrec.features.extract import extract
 from prismrec.features.image import DescriptorEncoder
 from prismrec.features.store import FeatureStore
 from prismrec.features.text import TfidfSvdEncoder

@@ -17,10 +17,11 @@ from prismrec.base.files import digest, read_json, storage_errors, write_json
 from prismrec.base.progress import SILENT, Progress
 from prismrec.data.catalog import Catalog
 from prismrec.data.dataset import Dataset
+from prismrec.features.contents import Contents
 from prismrec.features.encoder import Encoder
 from prismrec.features.encoder_file import read_encoder_file
 from prismrec.features.engine import Engine
-from prismrec.features.extract import ENCODER_FOLDER, LOCAL, Contents, extract, fitted_on
+from prismrec.features.extract import ENCODER_FOLDER, LOCAL, extract, fitted_on
 from prismrec.features.open import DEFAULT, foreign_class, load_encoder, make_encoder
 from prismrec.features.store import MANIFEST, MISSING, FeatureStore
 

@@ -7,13 +7,11 @@ so that the store does not depend on the engine.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from prismrec.base.files import digest
+from prismrec.features.contents import Contents
 from prismrec.features.encoder import Encoder, Vectors
-
-if TYPE_CHECKING:
-    from prismrec.features.extract import Contents
 
 Part = Sequence[tuple[str, str]]
 """Contents to be encoded: the digest of each, and an item that has it."""
@@ -39,7 +37,7 @@ class Engine(Protocol):
     def part_size(self) -> int:
         """Contents between two points from which a killed extraction resumes."""
 
-    def work(self, contents: "Contents", encoder: Encoder[Any], key: str) -> AbstractContextManager[Work]:
+    def work(self, contents: Contents, encoder: Encoder[Any], key: str) -> AbstractContextManager[Work]:
         """Begin an extraction.
 
         Parameters
@@ -55,7 +53,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class _Here:
-    contents: "Contents"
+    contents: Contents
     encoder: Encoder[Any]
     key: str
 
@@ -81,7 +79,7 @@ class LocalEngine:
 
     part_size: int = 512
 
-    def work(self, contents: "Contents", encoder: Encoder[Any], key: str) -> AbstractContextManager[Work]:
+    def work(self, contents: Contents, encoder: Encoder[Any], key: str) -> AbstractContextManager[Work]:
         """Begin an extraction."""
         return nullcontext(_Here(contents, encoder, key))
 

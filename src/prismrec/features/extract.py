@@ -7,8 +7,7 @@ and every finished part is on the disk before the next begins: after a kill the 
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,8 +17,7 @@ import numpy.typing as npt
 from prismrec.base.errors import DamagedError, InputError
 from prismrec.base.files import atomic_path, digest, digest_file, read_json, storage_errors, write_json
 from prismrec.base.progress import SILENT, Progress
-from prismrec.data.catalog import Catalog
-from prismrec.data.media import Media
+from prismrec.features.contents import Contents
 from prismrec.features.encoder import Encoder
 from prismrec.features.engine import Engine, LocalEngine, Part, Work
 from prismrec.features.store import MANIFEST, FeatureStore
@@ -29,47 +27,6 @@ ContentT = TypeVar("ContentT", str, bytes)
 ENCODER_FOLDER = "encoder"
 LOCAL = LocalEngine()
 _FITTED = "fitted.json"
-
-
-@dataclass(frozen=True)
-class Contents:
-    """The contents of one kind in a catalogue, read when asked for.
-
-    Parameters
-    ----------
-    ids
-        Items that have such content.
-    read
-        Gives an item's content.
-    media
-        What `read` reads from; None for texts.
-    """
-
-    ids: tuple[str, ...]
-    read: Callable[[str], Any]
-    media: Media | None = None
-
-    @staticmethod
-    def of(catalog: Catalog, kind: str) -> "Contents":
-        """Return the texts, pictures or sounds of a catalogue.
-
-        Raises
-        ------
-        InputError
-            If the catalogue has none of that kind.
-        """
-        if kind == "text":
-            texts = {n: t for n, t in zip(catalog.vocabulary, catalog.texts(), strict=True) if t is not None}
-            contents = Contents(tuple(texts), texts.__getitem__)
-        elif kind in catalog.media:
-            media = catalog.media[kind]
-            has = set(media.ids)
-            contents = Contents(tuple(n for n in catalog.vocabulary if n in has), media.read, media)
-        else:
-            contents = Contents((), str)
-        if not contents.ids:
-            raise InputError(f"The catalogue has no {kind} to encode.", f"Columns: {catalog.items.columns}.")
-        return contents
 
 
 def extract(

@@ -10,9 +10,9 @@ from prismrec.base.errors import InputError, PrismError
 from prismrec.base.ray_session import RETRIES, Crew, Died, RayCluster
 from prismrec.data.catalog_media import lies_outside
 from prismrec.data.media import Media
+from prismrec.features.contents import Contents
 from prismrec.features.encoder import Encoder, Vectors
 from prismrec.features.engine import EncodedPart, Part, content_digest
-from prismrec.features.extract import Contents
 from prismrec.features.open import make_encoder
 from prismrec.features.pretrained import Precision, PretrainedEncoder
 

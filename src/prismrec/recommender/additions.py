@@ -16,8 +16,9 @@ from prismrec.base.errors import InputError
 from prismrec.base.files import digest
 from prismrec.base.progress import Progress
 from prismrec.data.catalog import Catalog
+from prismrec.features.contents import Contents
 from prismrec.features.encoder import Encoder
-from prismrec.features.extract import Contents, plain_spec
+from prismrec.features.extract import plain_spec
 from prismrec.features.open import foreign_class, load_encoder
 from prismrec.features.store import FeatureStore
 from prismrec.recommender.added_batches import AddedBatch, AddedMedia, batch_folders, read_batch, write_batch

@@ -148,7 +148,7 @@ async def similar(
     responses={200: {"model": FansOut}, **refusals(401, 403, 404)},
 )
 async def fans(request: Request, item_id: ItemId, asked: Annotated[HowManyIn, Query()]) -> Response:
-    """Find the users who score an item highest and did not take it, by its rank in their lists."""
+    """Find the users in whose lists an item stands highest; those who took it are left out."""
     runtime = of(request)
     k = _length(runtime, asked.k)
 

@@ -42,7 +42,7 @@ class FanOut(BaseModel):
 
 
 class FansOut(BaseModel):
-    """Those who score an item highest, by its rank in their lists."""
+    """Those in whose lists an item stands highest."""
 
     users: list[FanOut]
 

@@ -186,7 +186,7 @@ class RunService:
         return answers.explained(state, self._persons.known(state, user_id), item_id)
 
     def fans(self, item_id: str, k: int) -> tuple[Fan, ...]:
-        """Return the users who score an item highest and did not take it, by its rank in their lists.
+        """Return the users in whose lists an item stands highest, those who took it left out.
 
         Raises
         ------

@@ -4,7 +4,8 @@ import pytest
 
 from prismrec.data.sources.generated import GeneratedConfig, generate
 from prismrec.data.splits import ItemColdStart, make_split
-from prismrec.features.extract import Contents, extract
+from prismrec.features.contents import Contents
+from prismrec.features.extract import extract
 from prismrec.features.image import DescriptorEncoder
 from prismrec.features.text import TfidfSvdEncoder
 from prismrec.models.mamex import MAMEXConfig

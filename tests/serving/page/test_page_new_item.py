@@ -20,7 +20,8 @@ from prismrec.data.dataset import Dataset
 from prismrec.data.interactions import Interactions
 from prismrec.data.media import MemoryMedia
 from prismrec.data.splits import ItemColdStart, make_split
-from prismrec.features.extract import Contents, extract
+from prismrec.features.contents import Contents
+from prismrec.features.extract import extract
 from prismrec.features.image import DescriptorEncoder
 from prismrec.features.text import TfidfSvdEncoder
 from prismrec.models.kernel_ridge import KernelRidgeConfig
