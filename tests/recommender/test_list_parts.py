@@ -3,9 +3,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from prismrec.base.errors import InputError
+from prismrec.base.errors import DamagedError, InputError
 from prismrec.base.files import PARTIAL
-from prismrec.recommender.list_parts import MANIFEST, is_folder, write_parts
+from prismrec.recommender.list_parts import MANIFEST, asked_for, is_folder, write_parts
 
 USERS = [f"u{n}" for n in range(7)]
 
@@ -48,6 +48,19 @@ def test_a_killed_call_goes_on(tmp_path: Path) -> None:
     assert pl.read_parquet(tmp_path / "lists" / "*.parquet").equals(Lists()(USERS))
 
 
+def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+    write_parts(tmp_path / "lists", USERS, Lists(), "a", part_size=3)
+    part = tmp_path / "lists" / "part-00001.parquet"
+    part.write_bytes(part.read_bytes()[:-9])
+    with pytest.raises(DamagedError, match=r"part-00001\.parquet"):
+        write_parts(tmp_path / "lists", USERS, Lists(), "a", part_size=3)
+    part.unlink()
+    assert write_parts(tmp_path / "lists", USERS, Lists(), "a", part_size=3).kept == 2
+    with pytest.raises(InputError, match="No user"):
+        write_parts(tmp_path / "none", [], Lists(), "a")
+    assert not (tmp_path / "none").exists()
+
+
 def test_other_lists_and_other_folders_are_left_alone(tmp_path: Path) -> None:
     write_parts(tmp_path / "lists", USERS, Lists(), "a", part_size=3)
     with pytest.raises(InputError, match="other lists"):
@@ -63,3 +76,18 @@ def test_other_lists_and_other_folders_are_left_alone(tmp_path: Path) -> None:
     assert is_folder(tmp_path / "lists")
     assert is_folder(tmp_path / "new")
     assert not is_folder(tmp_path / "lists.parquet")
+
+
+def test_lists_depend_on_items_that_came_later_and_on_what_is_said_of_them(recommender, new_items) -> None:
+    users, wanted = ["u"], {"k": 3}
+    before = asked_for(recommender, users, wanted)
+    assert asked_for(recommender, users, wanted) == before
+    assert asked_for(recommender, users, {"k": 4}) != before
+    assert asked_for(recommender, ["v"], wanted) != before
+    recommender.add_items(new_items(item_id=["later"], title=["A red mug"]))
+    after = asked_for(recommender, users, wanted)
+    assert after != before
+    # A condition may look at any attribute, though no vector changes.
+    column = next(c for c, t in recommender.catalog.items.schema.items() if t == pl.Float64)
+    recommender.add_items(new_items(item_id=["later"], title=["A red mug"], **{column: [7.0]}))
+    assert asked_for(recommender, users, wanted) != after

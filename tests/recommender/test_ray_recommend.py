@@ -8,9 +8,10 @@ from polars.testing import assert_frame_equal
 from prismrec.base.errors import InputError
 from prismrec.base.ray_session import ray_cluster
 from prismrec.models.lightgcn import LightGCNConfig
-from prismrec.recommender.ray_recommend import Wanted, recommend_on
+from prismrec.recommender.ray_recommend import recommend_on
 from prismrec.recommender.recommender import Recommender
 from prismrec.recommender.train import train
+from prismrec.recommender.wanted import Wanted
 from prismrec.recommender.write_lists import write_lists
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")

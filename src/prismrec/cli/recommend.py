@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from prismrec.base.progress import Progress
     from prismrec.base.ray_session import RayCluster
-    from prismrec.recommender.ray_recommend import Wanted
     from prismrec.recommender.recommender import Recommender
+    from prismrec.recommender.wanted import Wanted
     from prismrec.sequential.rerank import Reranker
 
 _WHO = "For whom"
@@ -123,8 +123,8 @@ def recommend(
     require_fitting(engine, ray_address, workers)
     from prismrec.data.id_files import read_ids
     from prismrec.recommender.list_parts import is_folder
-    from prismrec.recommender.ray_recommend import Wanted
     from prismrec.recommender.recommender import Recommender
+    from prismrec.recommender.wanted import Wanted
     from prismrec.recommender.write_lists import require_format
 
     parts = out is not None and is_folder(out)
@@ -147,22 +147,22 @@ def recommend(
         cluster = None
         if engine is Engine.RAY:
             cluster = stack.enter_context(connected(answer, ray_address, workers))
-        lists = _Lists(recommender, wanted, k, liked, _reranker(rerank), cluster, answer.progress)
+        maker = _Maker(recommender, wanted, k, liked, _reranker(rerank), cluster, answer.progress)
         document: dict[str, Any] = {"run": str(run), "k": k}
         if out is not None and parts:
-            said = _write_parts(lists, asked, rerank, out, document)
+            said = _write_parts(maker, asked, rerank, out, document)
         else:
-            frame = lists(names)
+            frame = maker(names)
     document["fallback_users"] = _note_fallbacks(answer, recommender, asked)
     if out is None:
-        document["users"] = _lists(frame, asked if not liked else [None])
+        document["users"] = _by_user(frame, asked if not liked else [None])
         answer.finish(document, *_shown(frame, len(asked)))
         return
     answer.finish(document, said if parts else _write(frame, out, document))
 
 
 @dataclass(frozen=True)
-class _Lists:
+class _Maker:
     """Makes lists, here or on a cluster, in the model's order or a language model's."""
 
     recommender: "Recommender"
@@ -174,22 +174,12 @@ class _Lists:
     progress: "Progress"
 
     def __call__(self, users: Sequence[str] | None) -> "pl.DataFrame":
-        wanted = self.wanted
-        if self.cluster is not None:
+        if self.cluster is None:
+            frame = self.wanted.of(self.recommender, users, liked=self.liked or None, progress=self.progress)
+        else:
             from prismrec.recommender.ray_recommend import recommend_on
 
-            frame = recommend_on(self.cluster, self.recommender, users, wanted, progress=self.progress)
-        else:
-            frame = self.recommender.recommend(
-                users,
-                liked=self.liked or None,
-                k=wanted.k,
-                choose=wanted.choose,
-                where=wanted.where,
-                exclude_seen=wanted.exclude_seen,
-                explain=wanted.explain,
-                progress=self.progress,
-            )
+            frame = recommend_on(self.cluster, self.recommender, users, self.wanted, progress=self.progress)
         if self.reranker is None:
             return frame
         from prismrec.sequential.rerank import rerank_lists
@@ -208,19 +198,21 @@ def _reranker(run: Path | None) -> "Reranker | None":
 
 
 def _write_parts(
-    lists: _Lists, asked: Sequence[str], rerank: Path | None, out: Path, document: dict[str, Any]
+    maker: _Maker, asked: Sequence[str], rerank: Path | None, out: Path, document: dict[str, Any]
 ) -> str:
     """Write a folder of parts, complete the document, and return what is said."""
     from prismrec.recommender.list_parts import PART, asked_for, write_parts
 
-    wish = {
-        **asdict(lists.wanted),
-        "k": lists.k,
-        "depth": lists.wanted.k,
-        "rerank": rerank and rerank.absolute(),
-    }
-    digest = asked_for(lists.recommender, asked, wish)
-    written = write_parts(out, asked, lists, digest, part_size=PART, progress=lists.progress)
+    second = None
+    if rerank is not None:
+        from prismrec.base.files import digest_file
+        from prismrec.sequential.runs import MANIFEST
+
+        # Not by its folder, in which another one may come to stand.
+        second = digest_file(rerank / MANIFEST)
+    wish = {**asdict(maker.wanted), "k": maker.k, "depth": maker.wanted.k, "rerank": second}
+    asked_digest = asked_for(maker.recommender, asked, wish)
+    written = write_parts(out, asked, maker, asked_digest, part_size=PART, progress=maker.progress)
     document |= {"written": str(out), "rows": written.rows, "users": len(asked)}
     document |= {"parts": written.parts, "kept": written.kept}
     before = f" ({written.kept:,} were there)" if written.kept else ""
@@ -249,7 +241,7 @@ def _note_fallbacks(answer: Output, recommender: "Recommender", asked: Sequence[
     return fallback
 
 
-def _lists(frame: "pl.DataFrame", asked: list[Any]) -> list[dict[str, Any]]:
+def _by_user(frame: "pl.DataFrame", asked: list[Any]) -> list[dict[str, Any]]:
     """For each user that was asked for their list, empty where nothing is left."""
     by_user: dict[Any, list[dict[str, Any]]] = {name: [] for name in asked}
     for row in frame.drop("fallback").iter_rows(named=True):

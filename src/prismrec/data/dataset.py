@@ -79,8 +79,8 @@ class Dataset:
         if self.path is not None:
             return str(read_json(self.path / MANIFEST, "a data set")["content_hash"])
         return digest(
-            _frame_digest(self.interactions.frame),
-            _frame_digest(self.catalog.items),
+            frame_digest(self.interactions.frame),
+            frame_digest(self.catalog.items),
             repr(self.min_rating).encode(),
         )
 
@@ -261,7 +261,8 @@ def _write_frame(path: Path, frame: pl.DataFrame) -> None:
         frame.write_parquet(temporary)
 
 
-def _frame_digest(frame: pl.DataFrame) -> bytes:
+def frame_digest(frame: pl.DataFrame) -> bytes:
+    """Return a digest of a table: its columns, their types, and all its rows in their order."""
     buffer = io.BytesIO()
     frame.rechunk().write_ipc(buffer)
     return digest(buffer.getvalue()).encode()

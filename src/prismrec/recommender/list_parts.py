@@ -8,9 +8,11 @@ from typing import Any
 
 import polars as pl
 
-from prismrec.base.errors import InputError
+from prismrec.base.errors import DamagedError, InputError
 from prismrec.base.files import digest, is_leftover, read_json, storage_errors, write_json
 from prismrec.base.progress import SILENT, Progress
+from prismrec.data.dataset import frame_digest
+from prismrec.data.text_files import first_line
 from prismrec.recommender.recommender import Recommender
 from prismrec.recommender.write_lists import write_lists
 
@@ -45,10 +47,11 @@ def is_folder(path: Path) -> bool:
 
 def asked_for(recommender: Recommender, users: Sequence[str], wanted: Mapping[str, Any]) -> str:
     """Return a digest of what lists depend on: the run's files, what was added to it, the users, the wish."""
-    items = recommender.items.vectors
-    parts = [json.dumps(dict(wanted), sort_keys=True, default=str), json.dumps(list(users))]
+    parts = [json.dumps(dict(wanted), sort_keys=True), json.dumps(list(users))]
     parts += [json.dumps(recommender.manifest.checksums, sort_keys=True)]
-    return digest(*(part.encode() for part in parts), items.tobytes())
+    # Added items bring vectors, and attributes that conditions look at.
+    items = recommender.items.vectors.tobytes(), frame_digest(recommender.catalog.items)
+    return digest(*(part.encode() for part in parts), *items)
 
 
 def write_parts(
@@ -81,10 +84,14 @@ def write_parts(
     Raises
     ------
     InputError
-        If the folder holds something else, or other lists.
+        If there is no user, or the folder holds something else, or other lists.
+    DamagedError
+        If a part that is there cannot be read.
     StorageError
         If the disk refuses.
     """
+    if not users:
+        raise InputError("No user was given.")
     begin_folder(folder, asked, part_size)
     starts = range(0, len(users), part_size)
     rows = kept = 0
@@ -93,13 +100,24 @@ def write_parts(
             path = folder / f"part-{number:05}.parquet"
             if path.exists():
                 kept += 1
-                rows += pl.scan_parquet(path).select(pl.len()).collect().item()
+                rows += _rows_of(path)
             else:
                 frame = lists(users[start : start + part_size])
                 write_lists(frame, path)
                 rows += frame.height
             task.advance(1)
     return WrittenParts(rows, len(starts), kept)
+
+
+def _rows_of(path: Path) -> int:
+    try:
+        rows: int = pl.scan_parquet(path).select(pl.len()).collect().item()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DamagedError(
+            f"{path}: this part is damaged ({first_line(error)}).",
+            "Remove it; the same command makes it again.",
+        ) from error
+    return rows
 
 
 def begin_folder(folder: Path, asked: str, part_size: int) -> None:

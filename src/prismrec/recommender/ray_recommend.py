@@ -12,21 +12,11 @@ from prismrec.base.progress import SILENT, Progress
 from prismrec.base.ray_session import RETRIES, Died, RayCluster
 from prismrec.data.catalog import Catalog
 from prismrec.models.base import Model
-from prismrec.recommender.recommender import Choice, Recommender
+from prismrec.recommender.recommender import Recommender
+from prismrec.recommender.wanted import Wanted
 
 _PART = 1024
 """Users that an actor ranks for at a time."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What the lists shall be; see `Recommender.recommend`."""
-
-    k: int = 10
-    choose: Choice = "all"
-    where: Sequence[str] = ()
-    exclude_seen: bool = True
-    explain: bool = False
 
 
 def recommend_on(
@@ -107,15 +97,7 @@ class _Tools:
 
 
 def _lists(tools: _Tools, users: Sequence[str]) -> pl.DataFrame:
-    wanted = tools.wanted
-    return tools.recommender.recommend(
-        users,
-        k=wanted.k,
-        choose=wanted.choose,
-        where=wanted.where,
-        exclude_seen=wanted.exclude_seen,
-        explain=wanted.explain,
-    )
+    return tools.wanted.of(tools.recommender, users)
 
 
 def _light(recommender: Recommender) -> Recommender:
