@@ -72,3 +72,23 @@ def test_what_is_wrong_is_said_once(shop, tmp_path) -> None:
     assert closed.returncode == 3
     assert closed.stderr.count("Error:") == 1
     assert "computed at once" in closed.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_who_ends_the_command_ends_its_processes(shop, tmp_path, how) -> None:
+    endless = [str(shop.data), *LIGHT, "--set", "training.epochs=100000", "--out", str(tmp_path / "run")]
+    started = subprocess.Popen(
+        [*COMMAND, *endless, "--processes", "2"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    members = [member(started.pid, rank) for rank in (0, 1)]
+    started.send_signal(how)
+    started.wait(timeout=120)
+    assert psutil.wait_procs(members, timeout=60)[1] == []
+    if how == signal.SIGINT:
+        _, said = started.communicate()
+        assert started.returncode == 128 + signal.SIGINT, said
+        assert "unexpectedly" not in said

@@ -1,7 +1,8 @@
 """One of several processes that train together; `test_processes` starts them. Not a test itself.
 
 It reads one JSON object: ``cases`` (names of `CASES`), ``out`` (a folder), ``checkpoint`` (whether to write
-one), ``dies`` (the epoch at whose start the last process ends itself; 0: it does not).
+one), ``apart`` (whether each process sees a folder of its own there), ``dies`` (the epoch at whose start the
+last process ends itself; 0: it does not).
 """
 
 import json
@@ -95,7 +96,9 @@ def main() -> int:
     out = Path(order["out"])
     rank = os.environ["RANK"]
     for number, name in enumerate(order["cases"]):
-        file = out / f"checkpoint-{number}" if order["checkpoint"] else None
+        # Where each sees a folder of its own, as on machines that share none.
+        seen = out / rank if order["apart"] else out
+        file = seen / f"checkpoint-{number}" if order["checkpoint"] else None
         try:
             model, epochs = trained(CASES[name], file, order["dies"])
         except ProcessLostError as error:

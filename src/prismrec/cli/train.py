@@ -111,6 +111,10 @@ def train(
         from prismrec.training.launch import launch
 
         raise typer.Exit(launch(context.meta[ARGUMENTS], processes))
+    if "WORLD_SIZE" in os.environ:
+        from prismrec.training.launch import end_with_starter
+
+        end_with_starter()
     from prismrec.recommender.recipe import overridden, read_recipe, resolve
     from prismrec.recommender.train_run import train_run
 

@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,11 @@ from prismrec.base.errors import InputError, ProcessLostError
 SAID = "PRISMREC_SAID"
 """Environment variable: where the first process notes the error that it has told of."""
 
+STARTER = "PRISMREC_STARTER"
+"""Environment variable: number of the process that started the others."""
+
 _SHOWN = 4000
+_WATCH_SECONDS = 0.5
 
 
 def launch(arguments: Sequence[str], processes: int) -> int:
@@ -33,7 +39,8 @@ def launch(arguments: Sequence[str], processes: int) -> int:
     Returns
     -------
     int
-        The exit code: 0, or that of the process that failed first.
+        The exit code: 0, that of the process that failed first, or 128 and the number of the signal that
+        ended them.
 
     Raises
     ------
@@ -42,18 +49,20 @@ def launch(arguments: Sequence[str], processes: int) -> int:
     ProcessLostError
         If a process was killed.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     if processes < 2:
         raise InputError(f"{processes} processes cannot train together.", "Give --processes 2 or more.")
     # The agent reports each child that fails at length; `_failed` says it in a line.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     # As many threads as there are cores in each process would make all of them wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     with tempfile.TemporaryDirectory(prefix="prismrec-") as logs:
-        os.environ[SAID] = f"{logs}/said"
+        told = {SAID: f"{logs}/said", STARTER: str(os.getpid())}
+        os.environ.update(told)
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -68,9 +77,31 @@ def launch(arguments: Sequence[str], processes: int) -> int:
             elastic_launch(config, sys.executable)("-m", "prismrec", *arguments)
         except ChildFailedError as error:
             return _failed(error.failures, Path(logs), processes)
+        except SignalException as error:
+            # As a shell has it; what there is to say the first process has said.
+            return 128 + int(error.sigval)
         finally:
-            del os.environ[SAID]
+            for name in told:
+                del os.environ[name]
     return 0
+
+
+def end_with_starter() -> None:
+    """End this process when the one that started it is gone: two runs must not write into one folder.
+
+    Only where `launch` started it; elsewhere somebody else looks after it.
+    """
+    starter = os.environ.get(STARTER)
+    if starter is None:
+        return
+
+    def watch() -> None:
+        # Once it is gone, somebody else is the parent.
+        while str(os.getppid()) == starter:
+            time.sleep(_WATCH_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="prismrec-starter", daemon=True).start()
 
 
 def _failed(failures: dict[int, Any], logs: Path, processes: int) -> int:

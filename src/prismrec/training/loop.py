@@ -153,6 +153,7 @@ class _Run:
         fingerprint = self._fingerprint()
         if checkpoint is not None:
             self._resume(Checkpoint.read(checkpoint, fingerprint))
+            self._require_same_start(checkpoint)
         written = time.perf_counter()
         done = len(self.history.epochs)
         if self.validate is not None and self.best is None:
@@ -178,6 +179,16 @@ class _Run:
         self.model.team = ALONE
         self.model.to("cpu").eval()
         return self.history
+
+    def _require_same_start(self, checkpoint: Path) -> None:
+        """Check that this process goes on from where the first one does."""
+        first, own = self.team.told(len(self.history.epochs)), len(self.history.epochs)
+        if first != own:
+            raise InputError(
+                f"{checkpoint}: process {self.team.rank} begins after epoch {own}, "
+                f"the first one after {first}.",
+                "All processes must see the run's folder, at the same path.",
+            )
 
     def _divides(self) -> bool:
         """Whether each process is given some of a batch's pairs alone.
