@@ -1,36 +1,21 @@
-"""Ray: connect, share parts of a task out among actors, let go. The package is imported here only.
-
-What runs where, and what is done again after a process has died, is Ray's business; this file hands every
-idle actor the next part and passes on what comes back.
-"""
+"""Ray: connect to a cluster, start actors there, let go."""
 
 import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from prismrec.base.errors import ConfigError, InputError, MissingExtraError, PrismError
+from prismrec.base.errors import ConfigError, InputError, MissingExtraError
+from prismrec.base.ray_crew import RETRIES, Actor, Crew, line_of
+from prismrec.base.threads import VARIABLES
 
-PartT = TypeVar("PartT")
 ToolsT = TypeVar("ToolsT")
 
-RETRIES = 3
-"""How often a part is done again after the process that worked on it has died."""
-
-# What libraries read once, when they are loaded.
-_THREADS = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-)
 _PATIENCE_SECONDS = 5.0
 _QUIET: Mapping[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _ON_THIS_MACHINE = {
@@ -98,10 +83,10 @@ class RayCluster:
             raise ConfigError(
                 f"A worker asks for {wanted}, and the cluster has {self.cpus} CPUs and {self.gpus} GPUs."
             )
-        settings = dict.fromkeys(_THREADS, str(threads))
+        settings = dict.fromkeys(VARIABLES, str(threads))
         # Threads that spin while they wait take the core from another actor.
         settings["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
-        made: Any = ray.remote(_Actor)
+        made: Any = ray.remote(Actor)
         remote = made.options(
             num_cpus=threads,
             num_gpus=1 if gpu else 0,
@@ -110,153 +95,6 @@ class RayCluster:
             runtime_env={"env_vars": settings},
         )
         return Crew([remote.remote() for _ in range(workers)], ray.put(tools))
-
-
-@dataclass(frozen=True)
-class Died:
-    """What came of a part whose process died, also when it was done again.
-
-    Parameters
-    ----------
-    reason
-        What Ray says of it, in a line.
-    """
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class _Refusal:
-    """An error of prismrec's own on its way from an actor, which Ray would not bring back whole.
-
-    Parameters
-    ----------
-    kind, problem, hint
-        Class of the error, and what it says.
-    """
-
-    kind: type[PrismError]
-    problem: str
-    hint: str | None
-
-    @staticmethod
-    def of(error: PrismError) -> "_Refusal":
-        """Return what is left of an error; its traceback is of no use on another machine."""
-        return _Refusal(type(error), error.problem, error.hint)
-
-    def error(self) -> PrismError:
-        """Return the error again."""
-        # Not through the class's own constructor, whose parameters may be others.
-        made = self.kind.__new__(self.kind)
-        PrismError.__init__(made, self.problem, self.hint)
-        return made
-
-
-class _Actor:
-    """A process that does parts of a task, one after the other."""
-
-    def __init__(self) -> None:
-        self._tools: Any = None
-
-    def ready(self) -> None:
-        """Answer: the process runs."""
-
-    def do(self, task: Callable[[Any, Any], Any], stored: Sequence[Any], message: Any) -> Any:
-        """Do a part; `stored` holds the reference to the tools, which are read once."""
-        try:
-            if self._tools is None:
-                import ray
-
-                self._tools = ray.get(stored[0])
-            return task(self._tools, message)
-        except PrismError as error:
-            return _Refusal.of(error)
-
-
-class Crew(Generic[ToolsT]):
-    """Some actors with the same tools.
-
-    Parameters
-    ----------
-    actors
-        Their handles.
-    stored
-        Reference to the tools. It goes along with each part: Ray keeps an object as long as somebody refers
-        to it, but does not count an actor that it may have to make a second time.
-    """
-
-    def __init__(self, actors: list[Any], stored: Any) -> None:
-        self._actors = actors
-        self._stored = stored
-
-    def work(
-        self,
-        next_part: Callable[[], PartT | None],
-        task: Callable[[ToolsT, Any], Any],
-        message: Callable[[PartT], Any] | None = None,
-    ) -> Generator[tuple[PartT, Any], None, None]:
-        """Give actors parts and yield what comes of them, as it comes in.
-
-        Parameters
-        ----------
-        next_part
-            Gives a part, None while there is none. It is asked whenever an actor is idle, also again after
-            it gave None as long as something is under way.
-        task
-            What an actor does, given its tools and the part.
-        message
-            What is sent in place of the part.
-
-        Yields
-        ------
-        part, result
-            A result is what the task returned, or `Died`.
-
-        Raises
-        ------
-        PrismError
-            If an actor cannot start, or as the task: Ray does not try again what cannot succeed.
-        """
-        import ray
-        from ray.exceptions import RayError, RayTaskError
-
-        # An actor that waits for room in the cluster is given nothing: others may have done it all by then.
-        starting = {actor.ready.remote(): actor for actor in self._actors}
-        busy: dict[Any, tuple[Any, PartT]] = {}
-        idle: list[Any] = []
-        waiting = next_part()
-        while waiting is not None or busy:
-            while idle and waiting is not None:
-                actor = idle.pop()
-                sent = waiting if message is None else message(waiting)
-                busy[actor.do.remote(task, [self._stored], sent)] = actor, waiting
-                waiting = next_part()
-            (done, *_), _ = ray.wait([*busy, *starting], num_returns=1)
-            if done in starting:
-                idle.append(starting.pop(done))
-                _require_started(done)
-                continue
-            actor, part = busy.pop(done)
-            idle.append(actor)
-            try:
-                result = ray.get(done)
-            except RayTaskError:
-                raise
-            except RayError as error:
-                result = Died(_line(error))
-            if isinstance(result, _Refusal):
-                raise result.error()
-            yield part, result
-            waiting = next_part() if waiting is None else waiting
-
-    def close(self) -> None:
-        """End the actors, whatever they do."""
-        import ray
-
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors = []
-        self._stored = None
 
 
 @contextmanager
@@ -324,7 +162,7 @@ def _begin(address: str | None, workers: int | None) -> None:
     # Ray says in several ways that somebody else answers, or another version of it.
     except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
         raise InputError(
-            f"--ray-address {address}: cannot connect to a Ray cluster ({_line(error)}).",
+            f"--ray-address {address}: cannot connect to a Ray cluster ({line_of(error)}).",
             "The cluster needs the same versions of Ray and Python, and this machine has to be one of its "
             "own (`ray start --address HOST:PORT`). If it asks for a token, set RAY_AUTH_MODE=token.",
         ) from error
@@ -356,23 +194,3 @@ def _require_answer(address: str) -> None:
             f"--ray-address {address}: nobody answers there ({error}).",
             "Start the cluster with `ray start --head`; it prints the address.",
         ) from error
-
-
-def _require_started(reference: Any) -> None:
-    import ray
-    from ray.exceptions import RayError
-
-    try:
-        ray.get(reference)
-    except RayError as error:
-        raise PrismError(
-            f"A Ray worker cannot start: {_line(error)}", "Is the same prismrec installed on every machine?"
-        ) from error
-
-
-def _line(error: BaseException) -> str:
-    """Return the line of an error that says what it is: of a traceback the last one."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return lines[-1] if any(line.startswith("File ") for line in lines) else lines[0]

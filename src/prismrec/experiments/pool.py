@@ -13,16 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prismrec.base.files import storage_errors
+from prismrec.base.threads import VARIABLES
 
-# What libraries read once, when they are loaded.
-_THREADS = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-)
 _PATIENCE = 5.0
 
 
@@ -132,7 +124,7 @@ class Pool:
                     encoding="utf-8",
                     env={
                         **os.environ,
-                        **dict.fromkeys(_THREADS, str(self.threads)),
+                        **dict.fromkeys(VARIABLES, str(self.threads)),
                         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
                     },
                     # Ctrl-C is for the bench, which then ends its workers.

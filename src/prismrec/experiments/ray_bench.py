@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from prismrec.base.errors import InputError
-from prismrec.base.ray_session import RETRIES, Died, RayCluster
+from prismrec.base.ray_crew import RETRIES, Died
+from prismrec.base.ray_session import RayCluster
 from prismrec.experiments.pool import Task
 from prismrec.experiments.state import MARK
 from prismrec.experiments.worker import Work

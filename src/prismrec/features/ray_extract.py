@@ -7,7 +7,8 @@ from itertools import chain
 from typing import Any
 
 from prismrec.base.errors import InputError, PrismError
-from prismrec.base.ray_session import RETRIES, Crew, Died, RayCluster
+from prismrec.base.ray_crew import RETRIES, Crew, Died
+from prismrec.base.ray_session import RayCluster
 from prismrec.data.catalog_media import lies_outside
 from prismrec.data.media import Media
 from prismrec.features.contents import Contents

@@ -9,7 +9,8 @@ import torch
 
 from prismrec.base.errors import InputError, PrismError
 from prismrec.base.progress import SILENT, Progress
-from prismrec.base.ray_session import RETRIES, Died, RayCluster
+from prismrec.base.ray_crew import RETRIES, Died
+from prismrec.base.ray_session import RayCluster
 from prismrec.data.catalog import Catalog
 from prismrec.models.base import Model
 from prismrec.recommender.recommender import Recommender
