@@ -58,6 +58,15 @@ def test_a_bench_from_recipe_to_tables(call, shop, recipe: Path, tmp_path: Path)
     assert "tables.md" in again.stdout
 
 
+def test_a_smaller_bench_of_the_same_recipe(call, shop, recipe: Path, tmp_path: Path) -> None:
+    words = ("bench", recipe, "--data", f"shop={shop.data}", "--out", tmp_path / "out", "--dry-run")
+    done = call(*words, "--seeds", 1, "--max-per-user", 3, "--json")
+    assert done.code == 0, done.stderr
+    assert done.document["cost"]["runs"] == 2
+    # Not one of them stands for a run of the whole recipe.
+    assert call(*words, "--seeds", 0).code == 2
+
+
 def test_failed_runs_give_exit_code_1_and_are_named(
     call, shop, recipe: Path, tmp_path: Path, monkeypatch
 ) -> None:

@@ -18,6 +18,38 @@ if TYPE_CHECKING:
     from prismrec.experiments.tables import Table
 
 _RUNNING = "How it runs"
+_SMALLER = "A smaller bench of the same recipe"
+
+Seeds = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="At most so many of the recipe's seeds.",
+        rich_help_panel=_SMALLER,
+        show_default=False,
+    ),
+]
+Users = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="At most so many users of each data set.", rich_help_panel=_SMALLER, show_default=False
+    ),
+]
+MaxPerUser = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="At most so many training positives of each user.",
+        rich_help_panel=_SMALLER,
+        show_default=False,
+    ),
+]
+MaxEpochs = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="At most so many epochs of each model.", rich_help_panel=_SMALLER, show_default=False
+    ),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -37,6 +69,10 @@ def bench(
         list[str] | None,
         typer.Option(metavar="NAME=FOLDER", help="Where a data set of the recipe is.", show_default=False),
     ] = None,
+    seeds: Seeds = None,
+    users: Users = None,
+    max_per_user: MaxPerUser = None,
+    max_epochs: MaxEpochs = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it will cost, and stop.", rich_help_panel=_RUNNING)
     ] = False,
@@ -72,12 +108,14 @@ def bench(
     from prismrec.experiments.against import published_figures, set_beside
     from prismrec.experiments.expand import make_plan
     from prismrec.experiments.recipe import read_bench
+    from prismrec.experiments.reduction import Reduction
     from prismrec.experiments.report import write_reports
     from prismrec.experiments.state import Bench
 
     answer = Output(json, quiet)
     figures = None if against is None else published_figures(against)
-    plan = make_plan(read_bench(recipe), folders)
+    smaller = Reduction(seeds, users, max_per_user, max_epochs)
+    plan = make_plan(smaller.of(read_bench(recipe)), folders)
     home = out if out is not None else Path("runs") / "bench" / plan.bench.name
     opened = Bench.open(plan, home)
     with _hands(engine, ray_address, jobs, threads, device, answer) as hands:
