@@ -2,14 +2,12 @@
 
 import re
 import shlex
-import tomllib
 from pathlib import Path
 
 from typer.main import get_command
 
 from prismrec.cli import verbs
 from prismrec.cli.app import app
-from prismrec.recommender.recipe import Recipe, resolve
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
 
@@ -26,11 +24,6 @@ def test_all_verbs_are_in_the_table_with_a_command_that_exists() -> None:
         command = inner[words[2]] if inner else commands[verb]
         options = {name for parameter in command.params for name in parameter.opts}
         assert {word for word in words if word.startswith("-")} <= options
-
-
-def test_the_recipe_can_be_used() -> None:
-    (text,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    assert resolve(Recipe.model_validate(tomllib.loads(text))).preset == "paper"
 
 
 def test_exit_codes_that_belong_to_no_error_are_there() -> None:

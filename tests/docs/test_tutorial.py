@@ -30,8 +30,9 @@ def test_blocks_are_found_with_their_lines(page_of) -> None:
         ```
         """
     )
-    python, console, toml = page_of("a.md", page).blocks
+    python, text, console, toml = page_of("a.md", page).blocks
     assert (python.kind, python.body, python.line, python.file) == ("python", "a = 1\n", 3, None)
+    assert (text.kind, text.body, text.commands()) == ("text", "not run\n", [])
     assert console.line == 9
     assert [shlex.split(c) for c in console.commands()] == [
         ["prismrec", "encode", "shop"],
@@ -45,6 +46,14 @@ def test_blocks_are_found_with_their_lines(page_of) -> None:
     [
         (" ```python\n a = 1\n ```\n", "it would not run"),
         ("```python hl_lines='1'\na = 1\n```\n", "it would not run"),
+        ("- a point\n\n  ```python\n  a = 1\n  ```\n", "it would not run"),
+        ("A line\n    ```python\n    a = 1\n    ```\n", "it would not run"),
+        ("A line\n\n    $ prismrec models\n", "it would not run"),
+        ("> ```python\n> a = 1\n> ```\n", "it would not run"),
+        ("```\na = 1\n```\n", "it would not run"),
+        ("~~~python\na = 1\n~~~\n", "it would not run"),
+        ("```ruby\na = 1\n```\n", "it would not run"),
+        ("```python\na = 1\n\nA line\n", "it would not run"),
         ("```python\na =\n```\n", "invalid syntax"),
         ("```toml\na = 1\n```\n", "no title"),
         ("```console\nprismrec models\n```\n", "no command"),
