@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -16,9 +17,21 @@ from prismrec.data.readers import Table
 PATH = Path("t.csv")
 
 
+@dataclass(frozen=True)
+class Columns(Table):
+    """A table of which only the columns are known."""
+
+    known: pl.Schema
+    textual = True
+
+    @property
+    def schema(self) -> pl.Schema:
+        return self.known
+
+
 def table(*columns: str, **types: pl.DataType) -> Table:
     schema = {**dict.fromkeys(columns, pl.String()), **types}
-    return Table(PATH, (PATH,), pl.DataFrame(schema=schema), textual=True)
+    return Columns(PATH, (PATH,), pl.Schema(schema))
 
 
 def log(*columns: str, **given: str) -> dict[str, str]:

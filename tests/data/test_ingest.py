@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from prismrec.data import ingest as module
 from prismrec.data.columns import ColumnMapping
 from prismrec.data.dataset import Dataset
 from prismrec.data.ingest import IngestOptions, ingest
+from prismrec.data.interactions import Interactions
+from prismrec.data.readers import Table, open_table
+from prismrec.data.splits import ItemColdStart
 
 
 def picture(shade: int) -> bytes:
@@ -300,3 +304,44 @@ def test_movielens(name: str, tmp_path: Path) -> None:
     assert report.times is not None
     assert str(report.times.first_date).startswith("1996")
     assert Dataset.read(tmp_path / "out").catalog.items.schema["year"] == pl.Int32
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_the_log_is_never_in_memory_whole(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be larger than memory: from the file to the parts of a split it is read piece by piece."""
+    rows = np.random.default_rng(0).integers(0, 20, (600, 2))
+    log = pl.DataFrame(
+        {
+            "user": [f"u{user}" for user in rows[:, 0]],
+            "item": [f"i{item}" for item in rows[:, 1]],
+            "rating": (rows.sum(1) % 5).astype(float),
+            "timestamp": np.arange(600) // 2,
+        }
+    )
+    path, items = tmp_path / f"log{suffix}", tmp_path / "items.csv"
+    {".parquet": log.write_parquet, ".csv": log.write_csv, ".jsonl": log.write_ndjson}[suffix](path)
+    pl.DataFrame({"item": [f"i{item}" for item in range(19)], "title": "thing"}).write_csv(items)
+    options = IngestOptions(min_rating=2, min_user_interactions=8)
+
+    def must_not(self: Interactions) -> pl.DataFrame:
+        raise AssertionError("the whole log was read")
+
+    sizes = []
+
+    def batches(table: Table, columns: Sequence[str], rows: int) -> Iterator[pl.DataFrame]:
+        for start in range(0, 600, 100):
+            sizes.append(rows)
+            yield whole[start : start + 100].select(columns)
+
+    whole = open_table(path).read()
+    monkeypatch.setattr(Interactions, "frame", property(must_not))
+    monkeypatch.setattr(type(open_table(path)), "batches", batches)
+    monkeypatch.setattr("prismrec.data.interactions.BATCH", 50)
+    report = ingest(path, items, tmp_path / "shop", options=options)
+    split = Dataset.read(tmp_path / "shop").split(ItemColdStart(valid=0.2, test=0.2))
+    assert len(sizes) == 6
+    assert report.unknown_items == 1
+    assert report.interactions == len(split.dataset.interactions) < 600
+    assert report.positives == len(split.pairs) > 100

@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -14,7 +15,11 @@ Refused = list[tuple[object, ...]]
 
 
 def load(
-    tmp_path: Path, frame: pl.DataFrame | str, known: Sequence[str] = ("a", "b"), **given: str
+    tmp_path: Path,
+    frame: pl.DataFrame | str,
+    known: Sequence[str] = ("a", "b"),
+    rows: int = 1000,
+    **given: str,
 ) -> tuple[LoadedLog, Refused]:
     if isinstance(frame, str):
         path = tmp_path / "log.csv"
@@ -23,7 +28,10 @@ def load(
         path = tmp_path / "log.parquet"
         frame.write_parquet(path)
     refusals = Refusals()
-    loaded = load_log(open_table(path), ColumnMapping(**given), pl.Series(known), refusals)
+    # The rows of a log are read when they are asked for, and must not be those of a later one.
+    folder = tmp_path / f"rows-{len(list(tmp_path.iterdir()))}"
+    columns = ColumnMapping(**given)
+    loaded = load_log(open_table(path), columns, pl.Series(known), refusals, folder, rows=rows)
     listed = refusals.frame()
     assert set(listed["source"]) <= {str(path)}
     return loaded, listed.select("row", "user_id", "item_id", "field", "reason", "value").rows()
@@ -117,7 +125,7 @@ def test_rows_are_those_of_the_part(tmp_path: Path) -> None:
     frame[:1].write_parquet(folder / "0.parquet")
     frame[1:].write_parquet(folder / "1.parquet")
     refusals = Refusals()
-    load_log(open_table(folder), ColumnMapping(), pl.Series(["a"]), refusals)
+    load_log(open_table(folder), ColumnMapping(), pl.Series(["a"]), refusals, tmp_path / "rows")
     assert sorted(refusals.frame().select("source", "row", "reason").rows()) == [
         (str(folder / "1.parquet"), 0, "unknown item"),
         (str(folder / "1.parquet"), 1, "missing"),
@@ -143,3 +151,34 @@ def test_a_column_of_a_type_that_cannot_be_read(tmp_path: Path) -> None:
         load(tmp_path, frame, rating="stars")
     with pytest.raises(InputError, match=r"the column 'user' is Boolean and can hold no ids"):
         load(tmp_path, frame.with_columns(user=True))
+
+
+def test_pieces_give_what_the_whole_gives(tmp_path: Path) -> None:
+    """Ids that are refused, unknown or repeated stand in other pieces than what they are compared with."""
+    numbers = np.random.default_rng(0).integers(0, 9, (200, 3))
+    frame = pl.DataFrame(
+        {
+            "user": [f"u{user}" if user else None for user, _, _ in numbers],
+            "item": [f"{item}" for _, item, _ in numbers],
+            "rating": [float(value) for _, _, value in numbers],
+        }
+    )
+    known = [str(item) for item in range(7)]
+    (tmp_path / "whole").mkdir()
+    whole, refused = load(tmp_path / "whole", frame, known)
+    for rows in (1, 7, 199):
+        (tmp_path / str(rows)).mkdir()
+        loaded, listed = load(tmp_path / str(rows), frame, known, rows)
+        assert loaded.interactions.frame.equals(whole.interactions.frame)
+        assert sorted(map(str, listed)) == sorted(map(str, refused))
+        for name in ("rows_read", "duplicates", "unknown", "unknown_items"):
+            assert getattr(loaded, name) == getattr(whole, name)
+    assert whole.rows_read == 200
+    assert whole.duplicates > 50
+    assert whole.unknown_items == 2
+
+
+def test_a_log_of_which_one_piece_holds_nothing(tmp_path: Path) -> None:
+    loaded, refused = load(tmp_path, "user,item\n,a\n,b\nu,z\nu,a\n", rows=2)
+    assert loaded.interactions.frame.rows() == [("u", "a")]
+    assert [row[0] for row in refused] == [0, 1, 2]

@@ -52,6 +52,17 @@ def test_parts_with_other_types_are_refused(tmp_path: Path) -> None:
         open_table(tmp_path).read()
 
 
+def test_parts_of_types_that_go_together_are_read_alike_in_pieces_and_whole(tmp_path: Path) -> None:
+    FRAME.write_parquet(tmp_path / "a.parquet")
+    FRAME.select("n", "a").cast({"n": pl.Float32}).write_parquet(tmp_path / "b.parquet")
+    table = open_table(tmp_path)
+    assert table.schema == {"a": pl.String, "n": pl.Float64}
+    assert table.read().equals(pl.concat([FRAME, FRAME]).cast({"n": pl.Float64}))
+    pieces = list(table.batches(["n", "a"], 2))
+    assert [piece.height for piece in pieces] == [2, 1, 2, 1]
+    assert pl.concat(pieces).equals(table.read(["n", "a"]))
+
+
 @pytest.mark.parametrize("cut", [1, 8, 100])
 def test_truncated_parquet(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "t.parquet"

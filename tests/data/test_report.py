@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prismrec.data.interactions import Interactions
 from prismrec.data.report import (
     Refusal,
     Refusals,
@@ -15,6 +16,13 @@ from prismrec.data.report import (
     rating_distribution,
     time_range,
 )
+
+
+def log(**column: list[float]) -> Interactions:
+    ((name, values),) = column.items()
+    ids = ["x"] * len(values)
+    schema = {"user_id": pl.String, "item_id": pl.String, name: pl.Float64}
+    return Interactions(pl.DataFrame({"user_id": ids, "item_id": ids, name: values}, schema=schema))
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=50))
@@ -31,25 +39,31 @@ def test_gini_of_nothing() -> None:
 
 
 def test_ratings_by_value_or_in_ranges() -> None:
-    few = rating_distribution(pl.Series("rating", [5.0, 0.5, 5.0]))
+    few = rating_distribution(log(rating=[5.0, 0.5, 5.0]))
     assert few is not None
     assert (few.counts, few.mean) == ({"0.5": 1, "5": 2}, 3.5)
-    many = rating_distribution(pl.Series("rating", np.arange(101) / 10))
+    many = rating_distribution(log(rating=[number / 10 for number in range(101)]))
     assert many is not None
     assert many.counts["0 to 1"] == 10
     assert many.counts["9 to 10"] == 11
     assert sum(many.counts.values()) == 101
-    assert rating_distribution(pl.Series("rating", [], dtype=pl.Float64)) is None
+    assert rating_distribution(log(rating=[])) is None
+    assert rating_distribution(log(timestamp=[1.0])) is None
+    between = rating_distribution(log(rating=[float(number) for number in range(30)]))
+    assert between is not None
+    assert list(between.counts.values()) == [3] * 10
 
 
 def test_times_are_dates_only_where_they_look_like_it() -> None:
-    seconds = time_range(pl.Series([978300760.0, 1577836800.0]))
+    seconds = time_range(log(timestamp=[978300760.0, 1577836800.0]))
     assert seconds is not None
     assert (seconds.first_date, seconds.last_date) == ("2000-12-31 22:12", "2020-01-01 00:00")
     for other in ([1.0, 5.0], [1577836800000.0] * 2):
-        found = time_range(pl.Series(other))
+        found = time_range(log(timestamp=other))
         assert found is not None
         assert (found.first, found.first_date) == (other[0], None)
+    assert time_range(log(rating=[1.0])) is None
+    assert time_range(log(timestamp=[])) is None
 
 
 def test_look_alikes() -> None:
@@ -76,6 +90,21 @@ def test_refusals_as_json_lines(tmp_path: Path) -> None:
     assert (lines[2]["item_id"], lines[2]["value"]) == ("🎬/1", "a\nb")
     assert refusals.counts() == {"rating: missing": 2, 'image: not "a" picture': 1}
     assert refusals.listed()[2].reason == 'not "a" picture'
+
+
+def test_many_refusals_are_put_away_and_none_is_lost(tmp_path: Path) -> None:
+    held, put_away = Refusals(), Refusals(tmp_path / "refused", held=5)
+    for number in range(7):
+        rows = pl.DataFrame({"source": "log", "row": [number, 100 + number], "field": "rating"})
+        for refusals in (held, put_away):
+            refusals.add_frame(rows.with_columns(reason=pl.lit("missing"), item_id=pl.lit(f"i{number % 3}")))
+            refusals.add(Refusal("items.csv", number, "image", "broken", item_id=f"i{number % 2}"))
+    assert len(list((tmp_path / "refused").iterdir())) == 2
+    assert put_away.frame().equals(held.frame())
+    assert put_away.counts() == held.counts() == {"rating: missing": 14, "image: broken": 7}
+    assert (put_away.items("image"), put_away.items("rating"), put_away.items("audio")) == (2, 3, 0)
+    assert put_away.write(tmp_path / "a.jsonl") == held.write(tmp_path / "b.jsonl") == 21
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
 
 
 def test_many_kinds_of_reasons_are_counted_together() -> None:

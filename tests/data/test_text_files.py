@@ -7,7 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prismrec.base.errors import InputError
-from prismrec.data.text_files import read_csv, read_json_lines
+from prismrec.data import text_files
+from prismrec.data.readers import open_table, read_table
+from prismrec.data.text_files import csv_batches, json_line_batches, json_lines_schema, read_csv
 
 
 def write(tmp_path: Path, content: str | bytes, name: str = "t.csv") -> Path:
@@ -87,25 +89,23 @@ def test_header_without_rows(tmp_path: Path) -> None:
 
 
 def test_truncated_gzip(tmp_path: Path) -> None:
-    from prismrec.data.readers import open_table
-
     packed = gzip.compress("\n".join(["a,b", *(f"{i},{i * i}" for i in range(5000))]).encode())
     path = write(tmp_path, packed[: len(packed) // 2], "t.csv.gz")
     with pytest.raises(InputError, match=r"t\.csv\.gz: cannot be read"):
-        open_table(path)
+        read_table(path)
     with pytest.raises(InputError, match=r"t\.jsonl\.gz: cannot be read"):
-        open_table(write(tmp_path, packed[: len(packed) // 2], "t.jsonl.gz"))
+        read_table(write(tmp_path, packed[: len(packed) // 2], "t.jsonl.gz"))
 
 
 def test_json_types_and_missing_fields(tmp_path: Path) -> None:
     path = write(tmp_path, '{"id":"007","n":1}\n\n{"id":"8","tags":["a"]}\n', "t.jsonl")
-    frame = read_json_lines(path)
+    frame = read_table(path)
     assert frame.schema == {"id": pl.String, "n": pl.Int64, "tags": pl.List(pl.String)}
     assert frame.rows() == [("007", 1, None), ("8", None, ["a"])]
 
 
 def test_json_ids_of_mixed_types_become_strings(tmp_path: Path) -> None:
-    frame = read_json_lines(write(tmp_path, '{"id":7}\n{"id":"007"}\n', "t.jsonl"))
+    frame = read_table(write(tmp_path, '{"id":7}\n{"id":"007"}\n', "t.jsonl"))
     assert frame["id"].to_list() == ["7", "007"]
 
 
@@ -122,4 +122,51 @@ def test_json_ids_of_mixed_types_become_strings(tmp_path: Path) -> None:
 )
 def test_bad_json_lines(tmp_path: Path, content: bytes, match: str) -> None:
     with pytest.raises(InputError, match=match):
-        read_json_lines(write(tmp_path, content, "t.jsonl"))
+        read_table(write(tmp_path, content, "t.jsonl"))
+
+
+TEXT = "".join(["id,text\n", *(f'{number},"a\n{"é" * (number % 7)},"\n' for number in range(400))])
+LINES = "".join(f'{{"id":{number},"{"xy"[number % 2]}":"{number}"}}\n' for number in range(400))
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.jsonl", "t.jsonl.gz"])
+def test_blocks_are_the_whole(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "_BLOCK", 300)
+    content = (TEXT if ".csv" in name else LINES).encode()
+    path = write(tmp_path, gzip.compress(content) if name.endswith(".gz") else content, name)
+    table = open_table(path)
+    pieces = list(table.batches(["id"], 1000))
+    assert len(pieces) > 5
+    assert pl.concat(pieces).equals(table.read(["id"]))
+    assert [int(value) for value in table.read()["id"]] == list(range(400))
+    assert table.sizes == [400]
+    assert max(piece.height for piece in table.batches(["id"], 3)) == 3
+
+
+def test_types_of_json_fit_all_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "_BLOCK", 20)
+    path = write(tmp_path, '{"id":7}\n{"id":8,"n":1}\n\n\n{"id":"9","n":1.5}\n{"n":null}', "t.jsonl")
+    schema = json_lines_schema(path)
+    assert schema == {"id": pl.String, "n": pl.Float64}
+    assert pl.concat(json_line_batches(path, schema)).rows() == [
+        ("7", None),
+        ("8", 1.0),
+        ("9", 1.5),
+        (None, None),
+    ]
+
+
+def test_a_bad_line_in_a_later_block_is_named_by_its_own_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_files, "_BLOCK", 20)
+    path = write(tmp_path, '{"id":7}\n\n{"id":8}\n{"id":9}\n{"id":\n', "t.jsonl")
+    with pytest.raises(InputError, match="line 5 is not a JSON object"):
+        json_lines_schema(path)
+    csv = write(tmp_path, "a,b\n" + "1,2\n" * 30 + "1\n", "t.csv")
+    with pytest.raises(InputError, match=r"data row 30 .* has 1 fields"):
+        list(csv_batches(csv, ",", ["a"]))
+    with pytest.raises(InputError, match="data row 2 opens a quote that is never closed"):
+        list(csv_batches(write(tmp_path, 'a,b\n1,2\n3,4\n3,"x\n4,5\n'), ",", ["a"]))
+    with pytest.raises(InputError, match="line 31 is not UTF-8"):
+        list(csv_batches(write(tmp_path, b"a,b\n" + b"1,2\n" * 29 + b"\xff,2\n"), ",", ["a"]))

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from prismrec.base.errors import DamagedError, InputError
 from prismrec.base.files import atomic_path, digest, digest_file, is_leftover, read_json, write_json
 from prismrec.data.catalog import MEDIA_KINDS, Catalog
-from prismrec.data.interactions import Interactions, Pairs
+from prismrec.data.interactions import Interactions, Pairs, first_of_pairs
 from prismrec.data.media import Media, PackedMedia, pack
 from prismrec.data.vocabulary import Vocabulary
 
@@ -55,18 +56,20 @@ class Dataset:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        known = self.interactions.frame["item_id"].is_in(self.catalog.items["item_id"].implode())
-        if not known.all():
-            stray = self.interactions.frame["item_id"].filter(~known)
+        met = self.interactions.items
+        strange = met.filter(~met.is_in(self.catalog.items["item_id"].implode()))
+        if len(strange):
+            stray = self.interactions.where(pl.col("item_id").is_in(strange.implode()))
+            first = stray.lazy.select("item_id").first().collect().item()
             raise InputError(
-                f"{len(stray):,} interactions are with items that the catalogue lacks, e.g. {stray[0]!r}.",
+                f"{len(stray):,} interactions are with items that the catalogue lacks, e.g. {first!r}.",
                 "Add the items or leave those interactions out; `prismrec ingest` does that and lists them.",
             )
 
     @cached_property
     def users(self) -> Vocabulary:
         """User ids in ascending order, so that the order of the log does not matter."""
-        return Vocabulary(self.interactions.frame["user_id"].unique().sort().to_list(), "user")
+        return Vocabulary(self.interactions.users.to_list(), "user")
 
     @property
     def items(self) -> Vocabulary:
@@ -95,20 +98,8 @@ class Dataset:
             Shape ``(len(pairs),)``: timestamp or position of the pair's first interaction; None where the
             data have neither.
         """
-        frame = self.interactions.at_least(self.min_rating).frame
-        order = self.interactions.order_column
-        coded = frame.select(
-            user=pl.col("user_id").replace_strict(
-                self.users.ids, range(len(self.users)), return_dtype=pl.Int32
-            ),
-            item=pl.col("item_id").replace_strict(
-                self.items.ids, range(len(self.items)), return_dtype=pl.Int32
-            ),
-            order=pl.col(order) if order else pl.lit(0.0),
-        )
-        first = coded.group_by("user", "item").agg(pl.col("order").min()).sort("user", "item")
-        pairs = Pairs(first["user"].to_numpy(), first["item"].to_numpy())
-        return pairs, first["order"].to_numpy() if order else None
+        rows = self.interactions.at_least(self.min_rating).coded(self.users, self.items)
+        return first_of_pairs(rows, len(self.users), len(self.items))
 
     def split(self, plan: "SplitPlan") -> "Split":
         """Divide the positives into training, validation and a sealed test part."""
@@ -134,24 +125,32 @@ class Dataset:
         InputError
             If nothing is left.
         """
-        frame = self.interactions.at_least(self.min_rating).frame
+        positive = self.interactions.at_least(self.min_rating)
+        rows = positive.coded(self.users, self.items)
+        of_user, of_item = rows["user"].to_numpy(), rows["item"].to_numpy()
+        kept = np.ones(len(rows), dtype=np.bool_)
         while True:
-            kept = frame.filter((pl.len().over("user_id") >= users) & (pl.len().over("item_id") >= items))
-            if kept.height == frame.height:
+            user_stays = np.bincount(of_user[kept], minlength=len(self.users)) >= users
+            item_stays = np.bincount(of_item[kept], minlength=len(self.items)) >= items
+            after = kept & user_stays[of_user] & item_stays[of_item]
+            if after.sum() == kept.sum():
                 break
-            frame = kept
-        if frame.is_empty():
+            kept = after
+        if not kept.any():
             raise InputError(
                 f"Nothing is left after keeping users with {users} and items with {items} interactions.",
                 "Choose lower thresholds.",
             )
-        had = set(self.interactions.frame["item_id"].unique())
-        gone = had - set(frame["item_id"].unique())
-        stay = [name for name in self.items if name not in gone]
-        step = {"users": users, "items": items, "interactions_removed": len(self.interactions) - frame.height}
-        return Dataset(
-            Interactions(frame), self.catalog.select(stay), None, None, {**self.notes, "core_filter": step}
+        left = positive.where(
+            pl.col("user_id").is_in(_named(self.users, of_user[kept]).implode())
+            & pl.col("item_id").is_in(_named(self.items, of_item[kept]).implode())
         )
+        gone = np.zeros(len(self.items), dtype=np.bool_)
+        gone[self.items.codes(self.interactions.items.to_list())] = True
+        gone[of_item[kept]] = False
+        stay = [name for name, out in zip(self.items, gone, strict=True) if not out]
+        step = {"users": users, "items": items, "interactions_removed": len(self.interactions) - len(left)}
+        return Dataset(left, self.catalog.select(stay), None, None, {**self.notes, "core_filter": step})
 
     def write(self, path: Path | str) -> "Dataset":
         """Write the data set as a folder; the manifest comes last, so that a killed write is no data set.
@@ -171,7 +170,7 @@ class Dataset:
         path = Path(path)
         if path.exists() and not _may_hold_dataset(path):
             raise InputError(f"{path}: is not empty and not a data set.", "Choose a new folder.")
-        _write_frame(path / "interactions.parquet", self.interactions.frame)
+        self.interactions.write(path / "interactions.parquet")
         _write_frame(path / "items.parquet", self.catalog.items)
         counts = {}
         for kind, media in self.catalog.media.items():
@@ -223,7 +222,7 @@ class Dataset:
             _check_file(path / name, expected)
         items = pl.read_parquet(path / "items.parquet")
         catalog = Catalog(items, tuple(manifest["text_columns"]), Dataset.open_media(path))
-        interactions = Interactions(pl.read_parquet(path / "interactions.parquet"))
+        interactions = Interactions.read(path / "interactions.parquet")
         return Dataset(interactions, catalog, manifest["min_rating"], path, manifest["notes"])
 
     @staticmethod
@@ -254,6 +253,10 @@ def _check_file(path: Path, expected: str) -> None:
         raise DamagedError(f"{path}: the file is missing from the data set.", "Run ingest again.") from None
     if found != expected:
         raise DamagedError(f"{path}: the file was altered after it was written.", "Run ingest again.")
+
+
+def _named(ids: Vocabulary, codes: npt.NDArray[np.int32]) -> pl.Series:
+    return pl.Series(ids.names(np.unique(codes)), dtype=pl.String)
 
 
 def _write_frame(path: Path, frame: pl.DataFrame) -> None:

@@ -141,8 +141,9 @@ def parts_of_pairs(
         As for `read_parts`; if the file lists a pair that the log lacks, or does not list a positive one.
     """
     listed = read_parts(path)
-    log = dataset.interactions.frame
-    foreign = listed.with_row_index("row").join(log, on=["user_id", "item_id"], how="anti").sort("row")
+    log = dataset.interactions.lazy.select("user_id", "item_id")
+    pair = ["user_id", "item_id"]
+    foreign = _collected(listed.lazy().with_row_index("row").join(log, on=pair, how="anti"))
     if foreign.height:
         raise InputError(
             f"{path}: {foreign.height:,} listed pairs are not among the interactions, the first is row "
@@ -159,7 +160,7 @@ def parts_of_pairs(
     named = positives.join(listed, on=["user_id", "item_id"], how="left").sort("place")
     without = named.filter(pl.col("part").is_null())
     if without.height and unlisted is None:
-        first = log.with_row_index("row").join(without, on=["user_id", "item_id"], how="semi").sort("row")
+        first = _collected(log.with_row_index("row").join(without.lazy(), on=pair, how="semi"))
         raise InputError(
             f"{path}: {without.height:,} positive pairs are not listed, the first is row {first['row'][0]} "
             f"of the interactions: {_pair(first)}.",
@@ -168,6 +169,10 @@ def parts_of_pairs(
     code = dict(zip(PART_NAMES, range(len(PART_NAMES)), strict=True))
     parts = named["part"].replace_strict(code, default=unlisted, return_dtype=pl.Int8)
     return parts.to_numpy().astype(np.int8)
+
+
+def _collected(rows: pl.LazyFrame) -> pl.DataFrame:
+    return rows.collect(engine="streaming").sort("row")
 
 
 def _names(ids: Sequence[str], codes: npt.NDArray[np.int32]) -> pl.Series:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from prismrec.base.errors import InputError
@@ -110,32 +111,35 @@ def ingest(
     _check_folder(out)
     log_table, item_table = open_table(Path(interactions)), open_table(Path(items))
     log_mapping, item_mapping = _mappings(options.mapping, log_table, item_table)
-    refusals = Refusals()
     folders = {kind: Path(f) for kind, f in (("image", images), ("audio", audio)) if f is not None}
     places = MediaPlaces(folders, options.fetching if options.fetch_urls else None)
-    loaded = load_catalog(item_table, item_mapping, options.text_columns, places, refusals)
-    log = load_log(log_table, log_mapping, loaded.catalog.items["item_id"], refusals)
-    if options.min_rating is not None and "rating" not in log.columns:
-        raise InputError(
-            f"{log_table.path}: min_rating is {options.min_rating:g}, and no column holds ratings.",
-            f"Columns are: {list(log_table.schema)}. Say which: --column rating=...",
-        )
-    _require_positives(log, options.min_rating, log_table)
     with _staging(out) as staging:
+        refusals, made = Refusals(staging / "refused"), staging / "made"
+        loaded = load_catalog(item_table, item_mapping, options.text_columns, places, refusals)
+        known = loaded.catalog.items["item_id"]
+        log = load_log(log_table, log_mapping, known, refusals, staging / "log")
+        _require_positives(log, options.min_rating, log_table)
         total = sum(len(source.ids) for source in loaded.media.values())
         with progress.task("Checking and packing pictures and sounds", total) as task:
             dataset = _build(log, loaded, options, refusals, task)
-            written = dataset.write(staging)
+            written = dataset.write(made)
         report = _report(log, loaded, log_table, written, options, refusals)
-        refusals.write(staging / REFUSED)
-        write_json(staging / REPORT, report.model_dump(mode="json"))
-        _move_in(staging, out)
+        refusals.write(made / REFUSED)
+        write_json(made / REPORT, report.model_dump(mode="json"))
+        _move_in(made, out)
     return report
 
 
 def _require_positives(log: LoadedLog, min_rating: float | None, table: Table) -> None:
-    if min_rating is not None and len(log.interactions.at_least(min_rating)) == 0:
-        highest = float(log.interactions.frame["rating"].to_numpy().max())
+    if min_rating is None:
+        return
+    if "rating" not in log.columns:
+        raise InputError(
+            f"{table.path}: min_rating is {min_rating:g}, and no column holds ratings.",
+            f"Columns are: {list(table.schema)}. Say which: --column rating=...",
+        )
+    highest = log.interactions.highest("rating")
+    if highest < min_rating:
         raise InputError(
             f"{table.path}: no interaction is rated {min_rating:g} or more, the highest is {highest:g}.",
             "Choose a lower --min-rating.",
@@ -189,13 +193,12 @@ def _report(
     options: IngestOptions,
     refusals: Refusals,
 ) -> IngestReport:
-    frame = dataset.interactions.frame
-    positive = dataset.interactions.at_least(dataset.min_rating).frame.unique(["user_id", "item_id"])
-    by_item = positive.group_by("item_id").len()["len"]
-    by_user = positive.group_by("user_id").len()["len"]
-    met = frame["item_id"].n_unique()
-    alike = {"user": look_alikes(frame["user_id"]), "item": look_alikes(dataset.catalog.items["item_id"])}
-    listed = refusals.frame()
+    pairs, _ = dataset.positives()
+    by_item = np.bincount(pairs.items, minlength=len(dataset.items))
+    by_user = np.bincount(pairs.users, minlength=len(dataset.users))
+    met = len(dataset.interactions.items)
+    ids = {"user": pl.Series(dataset.users.ids), "item": dataset.catalog.items["item_id"]}
+    alike = {kind: look_alikes(names) for kind, names in ids.items()}
     return IngestReport(
         interactions_file=str(log_table.path),
         items_file=str(loaded.table.path),
@@ -206,26 +209,26 @@ def _report(
         rows_read={"interactions": log.rows_read, "items": loaded.rows_read},
         users=len(dataset.users),
         items=len(dataset.items),
-        interactions=frame.height,
-        positives=positive.height,
-        positive_rule=_rule(options.min_rating, "rating" in frame.columns),
+        interactions=len(dataset.interactions),
+        positives=len(pairs),
+        positive_rule=_rule(options.min_rating, "rating" in dataset.interactions.columns),
         duplicate_interactions=log.duplicates,
         unknown_item_interactions=log.unknown,
         unknown_items=log.unknown_items,
         duplicate_items=loaded.duplicates,
         duplicate_items_differing=loaded.differing,
-        users_without_positives=len(dataset.users) - len(by_user),
+        users_without_positives=int((by_user == 0).sum()),
         threshold=THRESHOLD,
-        users_below_threshold=len(dataset.users) - int((by_user >= THRESHOLD).sum()),
-        items_below_threshold=int((by_item < THRESHOLD).sum()),
+        users_below_threshold=int((by_user < THRESHOLD).sum()),
+        items_below_threshold=int(((by_item > 0) & (by_item < THRESHOLD)).sum()),
         new_items=len(dataset.items) - met,
         without=_without(dataset.catalog),
-        unusable={kind: listed.filter(field=kind)["item_id"].n_unique() for kind in loaded.media},
+        unusable={kind: refusals.items(kind) for kind in loaded.media},
         look_alike_ids={kind: groups for kind, groups in alike.items() if groups},
-        times=time_range(frame["timestamp"]) if "timestamp" in frame.columns else None,
-        ratings=rating_distribution(frame["rating"]) if "rating" in frame.columns else None,
-        density=positive.height / (len(dataset.users) * met),
-        gini=gini(by_item),
+        times=time_range(dataset.interactions),
+        ratings=rating_distribution(dataset.interactions),
+        density=len(pairs) / (len(dataset.users) * met),
+        gini=gini(pl.Series(by_item[by_item > 0])),
         core_filter=dataset.notes.get("core_filter"),
         refused=refusals.counts(),
     )

@@ -1,14 +1,18 @@
 """Reading an interaction log from a table, with a reason for each row that is refused."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 import polars as pl
 
 from prismrec.base.errors import InputError
+from prismrec.base.files import storage_errors
 from prismrec.data import values
 from prismrec.data.columns import LOG_ROLES, ColumnMapping, Role, find_columns
-from prismrec.data.interactions import Interactions
+from prismrec.data.duplicates import repeated
+from prismrec.data.interactions import BATCH, ORDER_COLUMNS, Interactions
 from prismrec.data.read_catalog import add_rows
 from prismrec.data.readers import Table
 from prismrec.data.report import Refusals
@@ -31,7 +35,7 @@ class LoadedLog:
     Parameters
     ----------
     interactions
-        Rows that can be used, in their order.
+        Rows that can be used, in their order; they lie in the folder that `load_log` was given.
     columns
         Column of the table by role.
     left_out
@@ -49,8 +53,16 @@ class LoadedLog:
     unknown_items: int
 
 
-def load_log(table: Table, mapping: ColumnMapping, known_items: pl.Series, refusals: Refusals) -> LoadedLog:
-    """Read a log.
+def load_log(
+    table: Table,
+    mapping: ColumnMapping,
+    known_items: pl.Series,
+    refusals: Refusals,
+    folder: Path,
+    *,
+    rows: int = BATCH,
+) -> LoadedLog:
+    """Read a log piece by piece: it may be larger than memory.
 
     Rows are refused whose ids are missing, whose numbers or times cannot be read, whose item is not known,
     and those that repeat the user, item and time of an earlier one (the position where there are no times;
@@ -66,43 +78,122 @@ def load_log(table: Table, mapping: ColumnMapping, known_items: pl.Series, refus
         Ids of the catalogue, each once.
     refusals
         Where rows that are refused are listed.
+    folder
+        Where rows that can be used are put; it is made, and holds nothing else.
+    rows
+        Rows in memory at a time.
 
     Raises
     ------
     InputError
         If a column is missing, ambiguous or of a type that cannot be used, or no row is left.
+    StorageError
+        If the disk refuses.
     """
     columns = find_columns(table, LOG_ROLES, mapping, required=("user", "item"))
-    raw = table.read(list(columns.values()))
-    frame = _parse(raw, columns, table, refusals)
-    _check_left(frame, raw.height, table, refusals)
-    known = frame["item_id"].is_in(known_items.implode())
-    stray = frame.filter(~known)
-    if stray.height == frame.height:
-        raise InputError(
-            f"{table.path}: none of its items is in the catalogue, e.g. {stray['item_id'][0]!r}.",
-            f"The catalogue has ids like {known_items[0]!r}. Check the item columns of both files.",
-        )
-    add_rows(
-        refusals, table, _as_refused(stray, "item_id").with_columns(reason=_why_unknown(stray, known_items))
-    )
-    frame = frame.filter(known)
-    frame, again = _without_duplicates(frame)
-    add_rows(refusals, table, again)
+    reading = _Reading(table, columns, _Known(known_items), refusals, folder)
+    with storage_errors(folder):
+        folder.mkdir(parents=True)
+        for raw in table.batches(list(columns.values()), rows):
+            reading.take(raw)
+        reading.require_rows()
+        interactions, duplicates = reading.without_duplicates()
     return LoadedLog(
-        interactions=Interactions(frame.drop("row")),
+        interactions=interactions,
         columns=columns,
         left_out=[name for name in table.schema if name not in columns.values()],
-        rows_read=raw.height,
-        duplicates=again.height,
-        unknown=stray.height,
-        unknown_items=stray["item_id"].n_unique(),
+        rows_read=reading.rows_read,
+        duplicates=duplicates,
+        unknown=reading.unknown,
+        unknown_items=len(reading.unknown_items),
     )
 
 
-def _parse(raw: pl.DataFrame, columns: dict[Role, str], table: Table, refusals: Refusals) -> pl.DataFrame:
+@dataclass(frozen=True)
+class _Known:
+    """The catalogue's ids, as they stand and without surrounding spaces."""
+
+    ids: pl.Series
+
+    @cached_property
+    def bare(self) -> pl.Series:
+        return self.ids.str.strip_chars().unique()
+
+
+@dataclass
+class _Reading:
+    """A log that is being read, and what was found so far."""
+
+    table: Table
+    columns: dict[Role, str]
+    known: _Known
+    refusals: Refusals
+    folder: Path
+    rows_read: int = 0
+    parsed: int = 0
+    unknown: int = 0
+    unknown_items: set[str] = field(default_factory=set)
+    first_unknown: str | None = None
+    parts: list[Path] = field(default_factory=list)
+
+    def take(self, raw: pl.DataFrame) -> None:
+        """Take the next rows: write down which can be used, and list the others."""
+        frame = _parse(raw, self.rows_read, self.columns, self.table, self.refusals)
+        self.rows_read += raw.height
+        self.parsed += frame.height
+        known = frame["item_id"].is_in(self.known.ids.implode())
+        stray = frame.filter(~known)
+        if stray.height:
+            self.unknown += stray.height
+            self.unknown_items.update(stray["item_id"].unique())
+            self.first_unknown = self.first_unknown or stray["item_id"][0]
+            listed = _as_refused(stray, "item_id").with_columns(reason=_why_unknown(stray, self.known))
+            add_rows(self.refusals, self.table, listed)
+            frame = frame.filter(known)
+        if frame.height:
+            part = self.folder / f"{len(self.parts):06}.parquet"
+            frame.write_parquet(part)
+            self.parts.append(part)
+
+    def require_rows(self) -> None:
+        """Raise an error that says why nothing is left, if so."""
+        if self.parts:
+            return
+        path = self.table.path
+        if self.rows_read == 0:
+            raise InputError(f"{path}: it has a header and no rows.", "Write it again.")
+        if self.parsed == 0:
+            reasons = "; ".join(f"{count:,} x {reason}" for reason, count in self.refusals.counts().items())
+            raise InputError(
+                f"{path}: none of its {self.rows_read:,} rows can be used ({reasons}).",
+                "Check the columns; one that is not needed is left out with --column rating= (say).",
+            )
+        raise InputError(
+            f"{path}: none of its items is in the catalogue, e.g. {self.first_unknown!r}.",
+            f"The catalogue has ids like {self.known.ids[0]!r}. Check the item columns of both files.",
+        )
+
+    def without_duplicates(self) -> tuple[Interactions, int]:
+        """Return the rows without those that repeat an earlier one, and how many those are; list them."""
+        log = pl.scan_parquet(self.parts)
+        order = next((c for c in ORDER_COLUMNS if c in log.collect_schema()), None)
+        dropped = []
+        for again in repeated(log, ["user_id", "item_id", *([order] if order else [])]):
+            differing = pl.when(pl.col("differs")).then(pl.lit(", with other values")).otherwise(pl.lit(""))
+            rows = again.select("row", "user_id", "item_id", reason=pl.lit("duplicate") + differing)
+            add_rows(self.refusals, self.table, rows.with_columns(field=pl.lit("item_id")))
+            dropped.append(again["row"])
+        if not dropped:
+            return Interactions(log.drop("row")), 0
+        gone = pl.concat(dropped)
+        return Interactions(log.filter(~pl.col("row").is_in(gone.implode())).drop("row")), len(gone)
+
+
+def _parse(
+    raw: pl.DataFrame, before: int, columns: dict[Role, str], table: Table, refusals: Refusals
+) -> pl.DataFrame:
     """Return rows that can be read, with their number in ``row``; list the others with their first reason."""
-    parsed: dict[str, pl.Series] = {"row": pl.int_range(raw.height, eager=True)}
+    parsed: dict[str, pl.Series] = {"row": pl.int_range(before, before + raw.height, eager=True)}
     verdicts = []
     for role, column in columns.items():
         name = _NAMES.get(role, role)
@@ -128,37 +219,11 @@ def _as_refused(rows: pl.DataFrame, field: str) -> pl.DataFrame:
     return rows.select("row", "user_id", "item_id", field=pl.lit(field))
 
 
-def _check_left(frame: pl.DataFrame, rows_read: int, table: Table, refusals: Refusals) -> None:
-    if rows_read == 0:
-        raise InputError(f"{table.path}: it has a header and no rows.", "Write it again.")
-    if frame.is_empty():
-        reasons = "; ".join(f"{count:,} x {reason}" for reason, count in refusals.counts().items())
-        raise InputError(
-            f"{table.path}: none of its {rows_read:,} rows can be used ({reasons}).",
-            "Check the columns; one that is not needed is left out with --column rating= (say).",
-        )
-
-
-def _why_unknown(stray: pl.DataFrame, known: pl.Series) -> pl.Series:
-    bare = stray["item_id"].str.strip_chars().is_in(known.str.strip_chars().unique().implode())
+def _why_unknown(stray: pl.DataFrame, known: _Known) -> pl.Series:
+    bare = stray["item_id"].str.strip_chars().is_in(known.bare.implode())
     reasons = (
         pl.when(bare)
         .then(pl.lit("unknown item; the catalogue has it with other surrounding spaces"))
         .otherwise(pl.lit("unknown item"))
     )
-    return pl.select(reasons).to_series() if len(bare) else pl.Series([], dtype=pl.String)
-
-
-def _without_duplicates(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Keep the first of rows with the same user, item and time; return the others as refusals."""
-    order = next((c for c in ("timestamp", "position") if c in frame.columns), None)
-    key = ["user_id", "item_id", *([order] if order else [])]
-    kept = frame.unique(key, keep="first", maintain_order=True)
-    if kept.height == frame.height:
-        return frame, _as_refused(frame.clear(), "").with_columns(reason=pl.lit(""))
-    spare = frame.join(kept.select("row"), on="row", how="anti", maintain_order="left")
-    rest = [c for c in frame.columns if c not in (*key, "row")]
-    first = spare.select(key).join(kept, on=key, how="left", maintain_order="left")
-    differs = pl.any_horizontal(pl.lit(False), *(spare[c] != first[c] for c in rest))
-    reason = pl.when(differs).then(pl.lit("duplicate, with other values")).otherwise(pl.lit("duplicate"))
-    return kept, _as_refused(spare, "item_id").with_columns(reason=reason)
+    return pl.select(reasons).to_series()

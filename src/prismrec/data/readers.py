@@ -3,16 +3,26 @@
 A CSV file says nothing about types, so all of its columns are read as strings: an id ``007`` stays one.
 """
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
 
 from prismrec.base.errors import InputError
-from prismrec.data.text_files import first_line, read_csv, read_json_lines
+from prismrec.data.text_files import (
+    csv_batches,
+    csv_names,
+    first_line,
+    json_line_batches,
+    json_lines_schema,
+    read_csv,
+)
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -24,7 +34,7 @@ _POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSErr
 
 @dataclass(frozen=True)
 class Table:
-    """A table on the disk, of which columns can be read on their own.
+    """A table on the disk, of which columns can be read on their own, whole or piece by piece.
 
     Parameters
     ----------
@@ -32,37 +42,35 @@ class Table:
         The file or folder.
     parts
         The files that it consists of, in the order of the rows.
-    loaded
-        All of it, for formats that can only be read whole; None for Parquet.
-    textual
-        Whether the format knows strings only (CSV), so that numbers have to be recognised.
     """
 
     path: Path
     parts: tuple[Path, ...]
-    loaded: pl.DataFrame | None = None
-    textual: bool = False
+    textual: ClassVar[bool] = False
+    """Whether the format knows strings only (CSV), so that numbers have to be recognised."""
 
-    @cached_property
+    @property
+    @abstractmethod
     def schema(self) -> pl.Schema:
         """Names and types of the columns.
 
         Raises
         ------
         InputError
-            If a part cannot be read or has other columns than the first.
+            If a part cannot be read, or has other columns or types than the first.
         """
-        if self.loaded is not None:
-            return self.loaded.schema
-        first = _parquet_schema(self.parts[0])
-        for part in self.parts[1:]:
-            if set(_parquet_schema(part)) != set(first):
-                raise InputError(
-                    f"{part}: has other columns than {self.parts[0].name}.",
-                    f"{self.parts[0].name} has {list(first)}, this one {list(_parquet_schema(part))}.",
-                )
-        return first
 
+    @abstractmethod
+    def batches(self, columns: Sequence[str], rows: int) -> Iterator[pl.DataFrame]:
+        """Yield some columns in pieces of about so many rows, in the order of the rows.
+
+        Raises
+        ------
+        InputError
+            If a part cannot be read.
+        """
+
+    @abstractmethod
     def read(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Return some columns, or all.
 
@@ -71,40 +79,133 @@ class Table:
         InputError
             If a part cannot be read.
         """
-        wanted = list(self.schema) if columns is None else list(columns)
-        if self.loaded is not None:
-            return self.loaded.select(wanted)
-        frames = [_read_parquet(part, wanted) for part in self.parts]
+
+    @property
+    @abstractmethod
+    def sizes(self) -> list[int]:
+        """Number of rows of each part."""
+
+    def origin(self, row: int) -> tuple[str, int]:
+        """Return the file and the row in it, from 0, of one row of the whole table."""
+        found = self.origins(pl.Series([row]))
+        return found.row(0)
+
+    def origins(self, rows: pl.Series) -> pl.DataFrame:
+        """Return where rows of the whole table stand: columns ``source`` (file) and ``row`` in it, from 0."""
+        if len(self.parts) == 1:
+            return pl.DataFrame({"source": pl.repeat(str(self.parts[0]), len(rows), eager=True), "row": rows})
+        ends = np.cumsum(self.sizes)
+        part = np.searchsorted(ends, rows.to_numpy(), side="right")
+        names = pl.Series("source", [str(path) for path in self.parts], dtype=pl.String)
+        starts = np.concatenate(([0], ends[:-1]))
+        return pl.DataFrame({"source": names.gather(part), "row": rows.to_numpy() - starts[part]})
+
+
+@dataclass(frozen=True)
+class ParquetTable(Table):
+    """A Parquet file, or several that follow one another."""
+
+    @cached_property
+    def schema(self) -> pl.Schema:
+        """Names and types of the columns: such as hold the types of all parts."""
+        found = [_parquet_schema(part) for part in self.parts]
+        for part, columns in zip(self.parts, found, strict=True):
+            if set(columns) != set(found[0]):
+                raise InputError(
+                    f"{part}: has other columns than {self.parts[0].name}.",
+                    f"{self.parts[0].name} has {list(found[0])}, this one {list(columns)}.",
+                )
         try:
-            return pl.concat(frames, how="vertical_relaxed") if len(frames) > 1 else frames[0]
+            return pl.concat(
+                [f.to_frame().select(found[0].names()) for f in found], how="vertical_relaxed"
+            ).schema
         except pl.exceptions.PolarsError as error:
             raise InputError(
                 f"{self.path}: the parts' columns are of different types ({first_line(error)}).",
                 "Write all parts with the same types.",
             ) from error
 
+    def batches(self, columns: Sequence[str], rows: int) -> Iterator[pl.DataFrame]:
+        """Yield some columns in pieces of so many rows, or what a part has left."""
+        types = [pl.col(name).cast(self.schema[name]) for name in columns]
+        for part in self.parts:
+            with _as_parquet(part):
+                chosen = pl.scan_parquet(part).select(types)
+                yield from chosen.collect_batches(chunk_size=rows, maintain_order=True)
+
+    def read(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Return some columns, or all."""
+        wanted = list(columns or self.schema)
+        types = [pl.col(name).cast(self.schema[name]) for name in wanted]
+        frames = []
+        for part in self.parts:
+            with _as_parquet(part):
+                frames.append(pl.read_parquet(part, columns=wanted).select(types))
+        return pl.concat(frames)
+
     @cached_property
     def sizes(self) -> list[int]:
         """Number of rows of each part."""
-        if self.loaded is not None:
-            return [self.loaded.height]
         return [pl.scan_parquet(part).select(pl.len()).collect().item() for part in self.parts]
 
-    def origin(self, row: int) -> tuple[str, int]:
-        """Return the file and the row in it, from 0, of one row of the whole table."""
-        for part, size in zip(self.parts, self.sizes, strict=True):
-            if row < size:
-                return str(part), row
-            row -= size
-        raise IndexError(row)
 
-    def origins(self, rows: pl.Series) -> pl.DataFrame:
-        """Return where rows of the whole table stand: columns ``source`` (file) and ``row`` in it, from 0."""
-        ends = np.cumsum(self.sizes)
-        part = np.searchsorted(ends, rows.to_numpy(), side="right")
-        names = pl.Series("source", [str(path) for path in self.parts], dtype=pl.String)
-        starts = np.concatenate(([0], ends[:-1]))
-        return pl.DataFrame({"source": names.gather(part), "row": rows.to_numpy() - starts[part]})
+@dataclass(frozen=True)
+class CsvTable(Table):
+    """A file of separated fields, which are strings."""
+
+    separator: str
+    textual: ClassVar[bool] = True
+
+    @cached_property
+    def schema(self) -> pl.Schema:
+        """Names of the columns, all of strings."""
+        with _as_text(self.path):
+            return pl.Schema(dict.fromkeys(csv_names(self.path, self.separator), pl.String()))
+
+    def batches(self, columns: Sequence[str], rows: int) -> Iterator[pl.DataFrame]:
+        """Yield some columns in pieces of a file's blocks, of which many rows make one."""
+        with _as_text(self.path):
+            for block in csv_batches(self.path, self.separator, columns):
+                yield from block.iter_slices(rows)
+
+    def read(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Return some columns, or all."""
+        with _as_text(self.path):
+            whole = read_csv(self.path, self.separator)
+        return whole if columns is None else whole.select(columns)
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Number of rows."""
+        return [sum(block.height for block in self.batches(self.schema.names()[:1], 1 << 30))]
+
+
+@dataclass(frozen=True)
+class JsonLinesTable(Table):
+    """A file with a JSON object a line."""
+
+    @cached_property
+    def schema(self) -> pl.Schema:
+        """Names and types of the columns, such as hold the values of all lines: the file is read for it."""
+        with _as_text(self.path):
+            return json_lines_schema(self.path)
+
+    def batches(self, columns: Sequence[str], rows: int) -> Iterator[pl.DataFrame]:
+        """Yield some columns in pieces of a file's blocks, of which many rows make one."""
+        with _as_text(self.path):
+            types = pl.Schema({name: self.schema[name] for name in columns})
+            for block in json_line_batches(self.path, types):
+                yield from block.iter_slices(rows)
+
+    def read(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Return some columns, or all."""
+        wanted = self.schema.names() if columns is None else columns
+        return pl.concat([self.schema.to_frame().select(wanted), *self.batches(wanted, 1 << 30)])
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Number of rows."""
+        return [sum(block.height for block in self.batches(self.schema.names()[:1], 1 << 30))]
 
 
 def read_table(path: Path) -> pl.DataFrame:
@@ -124,32 +225,27 @@ def open_table(path: Path) -> Table:
     Raises
     ------
     InputError
-        If it is missing, empty, of an unknown extension, damaged, not UTF-8, or has rows of unequal length.
+        If it is missing, empty or of an unknown extension. What is wrong inside is found where it is read.
     """
     path = Path(path)
     if path.is_dir():
         parts = sorted(p for p in path.iterdir() if p.suffix.lower() in PARQUET and p.name[0] not in "._")
         if not parts:
             raise InputError(f"{path}: the folder holds no .parquet file.", KNOWN)
-        return Table(path, tuple(parts))
+        return ParquetTable(path, tuple(parts))
     if not path.exists():
         raise InputError(f"{path}: there is no such file.", "Check the path.")
     suffix = _suffix(path)
     if suffix not in {*PARQUET, *SEPARATORS, *JSON_LINES}:
         raise InputError(f"{path}: unknown kind of table {path.suffix or 'without extension'!r}.", KNOWN)
-    try:
+    with _as_text(path):
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty.", "Write it again.")
-        if suffix in PARQUET:
-            return Table(path, (path,))
-        if suffix in JSON_LINES:
-            return Table(path, (path,), read_json_lines(path))
-        return Table(path, (path,), read_csv(path, SEPARATORS[suffix]), textual=True)
-    except (OSError, EOFError) as error:
-        raise InputError(
-            f"{path}: cannot be read ({first_line(error)}).",
-            "It may be cut off or not what its name says; copy it again.",
-        ) from error
+    if suffix in PARQUET:
+        return ParquetTable(path, (path,))
+    if suffix in JSON_LINES:
+        return JsonLinesTable(path, (path,))
+    return CsvTable(path, (path,), SEPARATORS[suffix])
 
 
 def _suffix(path: Path) -> str:
@@ -162,21 +258,29 @@ def _suffix(path: Path) -> str:
 
 
 def _parquet_schema(path: Path) -> pl.Schema:
-    try:
+    with _as_parquet(path):
         return pl.Schema(pl.read_parquet_schema(path))
-    except _POLARS_ERRORS as error:
-        raise _not_parquet(path, error) from error
 
 
-def _read_parquet(path: Path, columns: list[str]) -> pl.DataFrame:
+@contextmanager
+def _as_parquet(path: Path) -> Iterator[None]:
+    """Name the file where it is not what its name says."""
     try:
-        return pl.read_parquet(path, columns=columns)
+        yield
     except _POLARS_ERRORS as error:
-        raise _not_parquet(path, error) from error
+        raise InputError(
+            f"{path}: cannot be read as Parquet ({first_line(error)}).",
+            "It may be cut off or not what its name says; write or copy it again.",
+        ) from error
 
 
-def _not_parquet(path: Path, error: BaseException) -> InputError:
-    return InputError(
-        f"{path}: cannot be read as Parquet ({first_line(error)}).",
-        "It may be cut off or not what its name says; write or copy it again.",
-    )
+@contextmanager
+def _as_text(path: Path) -> Iterator[None]:
+    """Name the file where it is cut off."""
+    try:
+        yield
+    except (OSError, EOFError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({first_line(error)}).",
+            "It may be cut off or not what its name says; copy it again.",
+        ) from error

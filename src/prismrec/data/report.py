@@ -7,7 +7,8 @@ from pathlib import Path
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from prismrec.base.files import atomic_path
+from prismrec.base.files import atomic_path, storage_errors
+from prismrec.data.interactions import Interactions
 
 REFUSAL_SCHEMA = pl.Schema(
     {
@@ -23,6 +24,7 @@ REFUSAL_SCHEMA = pl.Schema(
 
 # More kinds of reasons than these are counted together.
 _REASONS_SHOWN = 40
+_RATINGS_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,22 @@ class Refusal:
 
 
 class Refusals:
-    """Collects what is refused: single cases, and whole frames from the log."""
+    """Collects what is refused: single cases, and whole frames from the log.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    folder
+        Where frames are put that are too many for memory; None keeps all of them there.
+    held
+        Rows of frames that are kept in memory before they are put into the folder.
+    """
+
+    def __init__(self, folder: Path | None = None, *, held: int = 500_000) -> None:
+        self._folder = folder
+        self._most = held
         self._single: list[Refusal] = []
         self._frames: list[pl.DataFrame] = []
+        self._parts: list[Path] = []
 
     def add(self, refusal: Refusal) -> None:
         """Add one."""
@@ -67,17 +80,33 @@ class Refusals:
 
     def add_frame(self, frame: pl.DataFrame) -> None:
         """Add many; columns of `REFUSAL_SCHEMA` that are missing are taken as null."""
-        if frame.height:
-            columns = [
-                (pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype)).alias(name)
-                for name, dtype in REFUSAL_SCHEMA.items()
-            ]
-            self._frames.append(frame.select(columns))
+        if not frame.height:
+            return
+        columns = [
+            (pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype)).alias(name)
+            for name, dtype in REFUSAL_SCHEMA.items()
+        ]
+        self._frames.append(frame.select(columns))
+        if self._folder is not None and sum(held.height for held in self._frames) > self._most:
+            self._put_away(self._folder)
+
+    def _put_away(self, folder: Path) -> None:
+        part = folder / f"{len(self._parts):06}.parquet"
+        with storage_errors(part):
+            folder.mkdir(parents=True, exist_ok=True)
+            pl.concat(self._frames).write_parquet(part)
+        self._parts.append(part)
+        self._frames = []
+
+    def lazy(self) -> pl.LazyFrame:
+        """Return all of them, with the columns of `REFUSAL_SCHEMA`, unread."""
+        single = pl.LazyFrame([asdict(refusal) for refusal in self._single], schema=REFUSAL_SCHEMA)
+        frames = [frame.lazy() for frame in self._frames]
+        return pl.concat([*(pl.scan_parquet(part) for part in self._parts), *frames, single])
 
     def frame(self) -> pl.DataFrame:
         """Return all of them, with the columns of `REFUSAL_SCHEMA`."""
-        single = pl.DataFrame([asdict(refusal) for refusal in self._single], schema=REFUSAL_SCHEMA)
-        return pl.concat([*self._frames, single])
+        return self.lazy().collect()
 
     def listed(self) -> list[Refusal]:
         """Return all of them, one by one."""
@@ -86,9 +115,10 @@ class Refusals:
     def counts(self) -> dict[str, int]:
         """Return how often each ``"field: reason"`` occurs, most frequent first."""
         counted = (
-            self.frame()
+            self.lazy()
             .group_by("field", "reason")
             .len()
+            .collect(engine="streaming")
             .sort("len", "field", "reason", descending=[True, False, False])
         )
         found = {f"{field}: {reason}": count for field, reason, count in counted.iter_rows()}
@@ -98,12 +128,19 @@ class Refusals:
         shown["other reasons"] = sum(found.values()) - sum(shown.values())
         return shown
 
+    def items(self, field: str) -> int:
+        """Return of how many items something was refused that belongs to a field."""
+        found = self.lazy().filter(pl.col("field") == field).select(pl.col("item_id").n_unique())
+        return int(found.collect(engine="streaming").item())
+
     def write(self, path: Path) -> int:
         """Write them as JSON lines, atomically; the file is there even if it is empty. Return how many."""
-        frame = self.frame()
-        with atomic_path(path) as temporary:
-            frame.write_ndjson(temporary)
-        return frame.height
+        rows = 0
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            for batch in self.lazy().collect_batches(maintain_order=True):
+                file.write(batch.write_ndjson().encode())
+                rows += batch.height
+        return rows
 
 
 class Without(BaseModel):
@@ -244,32 +281,40 @@ class IngestReport(BaseModel):
         return lines
 
 
-def time_range(times: pl.Series) -> TimeRange | None:
-    """Return the range of times in seconds; dates where they lie between 1980 and 2100."""
-    if times.is_empty():
+def time_range(log: Interactions) -> TimeRange | None:
+    """Return the range of times in seconds, as dates if between 1980 and 2100; None without times."""
+    if "timestamp" not in log.columns or len(log) == 0:
         return None
-    first, last = float(times.min()), float(times.max())  # type: ignore[arg-type]
+    first, last = log.one(pl.col("timestamp").min().alias("first"), pl.col("timestamp").max().alias("last"))
     if not 3.2e8 <= first <= last <= 4.1e9:
         return TimeRange(first=first, last=last)
     shown = [datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d %H:%M") for t in (first, last)]
     return TimeRange(first=first, last=last, first_date=shown[0], last_date=shown[1])
 
 
-def rating_distribution(ratings: pl.Series, bins: int = 10) -> Ratings | None:
-    """Return how ratings are distributed: by value where there are at most 20, else in ranges."""
-    if ratings.is_empty():
+def rating_distribution(log: Interactions, bins: int = 10) -> Ratings | None:
+    """Return how ratings are distributed: by value where there are at most 20, else in ranges.
+
+    None where there are no ratings.
+    """
+    if "rating" not in log.columns or len(log) == 0:
         return None
-    low, high = float(ratings.min()), float(ratings.max())  # type: ignore[arg-type]
-    if ratings.n_unique() > 20:
+    low, high, mean, values = log.one(
+        pl.col("rating").min().alias("low"),
+        pl.col("rating").max().alias("high"),
+        pl.col("rating").mean().alias("mean"),
+        pl.col("rating").approx_n_unique().alias("values"),
+    )
+    # Counting the values one by one takes memory for each: measured numbers may all differ.
+    counted = log.counts(pl.col("rating")) if values <= 5 * _RATINGS_SHOWN else None
+    if counted is None or counted.height > _RATINGS_SHOWN:
         width = (high - low) / bins
-        place = ((ratings - low) / width).floor().clip(0, bins - 1)
-        values = pl.Series([f"{low + i * width:.3g} to {low + (i + 1) * width:.3g}" for i in range(bins)])
-        counted = place.cast(pl.Int64).value_counts().sort(place.name)
-        counts = {values[int(p)]: int(n) for p, n in counted.iter_rows()}
+        place = ((pl.col("rating") - low) / width).floor().clip(0, bins - 1).cast(pl.Int64)
+        named = [f"{low + i * width:.3g} to {low + (i + 1) * width:.3g}" for i in range(bins)]
+        counts = {named[i]: n for i, n in log.counts(place).iter_rows()}
     else:
-        counted = ratings.value_counts().sort(ratings.name)
-        counts = {f"{value:g}": int(n) for value, n in counted.iter_rows()}
-    return Ratings(lowest=low, highest=high, mean=float(ratings.mean()), counts=counts)  # type: ignore[arg-type]
+        counts = {f"{value:g}": n for value, n in counted.iter_rows()}
+    return Ratings(lowest=low, highest=high, mean=mean, counts=counts)
 
 
 def gini(counts: pl.Series) -> float:

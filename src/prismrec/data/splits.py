@@ -105,7 +105,7 @@ class ItemColdStart(SplitPlan):
                     "ItemColdStart(by='time') needs a timestamp, and the interactions have none.",
                     "Map a column to 'timestamp' at ingest, or split at random.",
                 )
-            if "timestamp" not in dataset.interactions.frame.columns:
+            if "timestamp" not in dataset.interactions.columns:
                 raise InputError(
                     "ItemColdStart(by='time') needs clock times; the interactions have only an order "
                     "within each user ('position').",
@@ -176,7 +176,7 @@ class GlobalTime(SplitPlan):
 
     def parts(self, dataset: Dataset, pairs: Pairs, order: Order) -> Parts:
         """Return the part of each pair."""
-        if order is None or "timestamp" not in dataset.interactions.frame.columns:
+        if order is None or "timestamp" not in dataset.interactions.columns:
             raise InputError(
                 "GlobalTime needs clock times, and the interactions have no 'timestamp'.",
                 "Map a column to 'timestamp' at ingest, or choose another split.",

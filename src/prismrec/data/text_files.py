@@ -4,9 +4,11 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import polars as pl
 import pyarrow as pa
@@ -23,6 +25,21 @@ def open_bytes(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
+def csv_names(path: Path, separator: str) -> list[str]:
+    """Return the names in the header of a file of separated fields.
+
+    Raises
+    ------
+    InputError
+        If it is empty, not UTF-8, or a name stands twice.
+    """
+    names = _csv_header(path, separator)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{path}: the columns {twice} stand twice in the header.", "Rename them.")
+    return names
+
+
 def read_csv(path: Path, separator: str) -> pl.DataFrame:
     """Read a file of separated fields; every column is String, empty fields are empty strings.
 
@@ -31,35 +48,86 @@ def read_csv(path: Path, separator: str) -> pl.DataFrame:
     InputError
         If it is empty, not UTF-8, or its rows are of unequal length.
     """
-    names = _csv_header(path, separator)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"{path}: the columns {twice} stand twice in the header.", "Rename them.")
+    names = csv_names(path, separator)
+    with _blamed(path, separator, names), _unpacked(path) as stream:
+        # Threads pay where all of it is wanted.
+        options = _Csv(separator, names)
+        table = pacsv.read_csv(stream, options.reading(threads=True), options.parsing(), options.converting())
+        frame = pl.DataFrame(pl.from_arrow(table))
+    if frame.height:
+        _check_last_quote(path, frame.row(-1), frame.height)
+    return frame
+
+
+def csv_batches(path: Path, separator: str, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """Yield some columns of a file of separated fields, block by block; as `read_csv` reads them.
+
+    Raises
+    ------
+    InputError
+        See `read_csv`.
+    """
+    names = csv_names(path, separator)
+    rows = 0
+    last: tuple[Any, ...] = ()
+    with _blamed(path, separator, names):
+        for batch in _streamed(path, _Csv(separator, names)):
+            frame = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([batch])))
+            if frame.height:
+                rows += frame.height
+                last = frame.row(-1)
+            yield frame.select(columns)
+    if rows:
+        _check_last_quote(path, last, rows)
+
+
+@dataclass(frozen=True)
+class _Csv:
+    """How a file of separated fields is read: what is quoted may hold lines, and all fields are strings."""
+
+    separator: str
+    names: list[str]
+
+    def reading(self, *, threads: bool) -> pacsv.ReadOptions:
+        return pacsv.ReadOptions(block_size=_BLOCK, use_threads=threads)
+
+    def parsing(self, bad_row: Callable[[pacsv.InvalidRow], str] | None = None) -> pacsv.ParseOptions:
+        return pacsv.ParseOptions(
+            delimiter=self.separator, newlines_in_values=True, invalid_row_handler=bad_row
+        )
+
+    def converting(self) -> pacsv.ConvertOptions:
+        return pacsv.ConvertOptions(
+            column_types={name: pa.large_string() for name in self.names}, strings_can_be_null=False
+        )
+
+
+def _unpacked(path: Path) -> Any:
+    return pa.input_stream(str(path), compression="gzip" if path.suffix.lower() == ".gz" else None)
+
+
+def _streamed(
+    path: Path, options: _Csv, bad_row: Callable[[pacsv.InvalidRow], str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    with (
+        _unpacked(path) as stream,
+        # Only a reader without threads can tell the number of a bad row.
+        pacsv.open_csv(
+            stream, options.reading(threads=False), options.parsing(bad_row), options.converting()
+        ) as reader,
+    ):
+        yield from reader
+
+
+@contextmanager
+def _blamed(path: Path, separator: str, names: list[str]) -> Iterator[None]:
+    """Say of a file that cannot be read which line is wrong."""
     try:
-        table = _arrow_csv(path, separator, names)
+        yield
     except pa.ArrowInvalid as error:
         blame_encoding(path)
         _blame_ragged_row(path, separator, names)
         raise InputError(f"{path}: cannot be read as a table ({first_line(error)}).") from error
-    frame = pl.DataFrame(pl.from_arrow(table))
-    _check_last_quote(path, frame)
-    return frame
-
-
-def _arrow_csv(
-    path: Path, separator: str, names: list[str], parse: pacsv.ParseOptions | None = None
-) -> pa.Table:
-    compression = "gzip" if path.suffix.lower() == ".gz" else None
-    with pa.input_stream(str(path), compression=compression) as stream:
-        return pacsv.read_csv(
-            stream,
-            # Only a reader without threads can tell the number of a bad row.
-            read_options=pacsv.ReadOptions(block_size=_BLOCK, use_threads=parse is None),
-            parse_options=parse or pacsv.ParseOptions(delimiter=separator, newlines_in_values=True),
-            convert_options=pacsv.ConvertOptions(
-                column_types={name: pa.large_string() for name in names}, strings_can_be_null=False
-            ),
-        )
 
 
 def _csv_header(path: Path, separator: str) -> list[str]:
@@ -101,9 +169,9 @@ def _blame_ragged_row(path: Path, separator: str, names: list[str]) -> None:
         bad.append(row)
         return "error"
 
-    parse = pacsv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=remember)
     try:
-        _arrow_csv(path, separator, names, parse)
+        for _ in _streamed(path, _Csv(separator, names), remember):
+            pass
     except pa.ArrowInvalid as error:
         if not bad:
             return
@@ -117,40 +185,86 @@ def _blame_ragged_row(path: Path, separator: str, names: list[str]) -> None:
         ) from error
 
 
-def _check_last_quote(path: Path, frame: pl.DataFrame) -> None:
+def _check_last_quote(path: Path, last: tuple[Any, ...], rows: int) -> None:
     """Refuse a file whose last quote is never closed: the rest of it would be one field, without a word."""
-    if frame.is_empty() or not any("\n" in value for value in frame.row(-1)):
+    if not any("\n" in value for value in last):
         return
     with open_bytes(path) as stream:
         quotes = sum(block.count(b'"') for block in iter(lambda: stream.read(1 << 20), b""))
     if quotes % 2:
         raise InputError(
-            f"{path}: data row {frame.height - 1} opens a quote that is never closed.",
+            f"{path}: data row {rows - 1} opens a quote that is never closed.",
             "Close it, or double quotes that belong to the text.",
         )
 
 
-def read_json_lines(path: Path) -> pl.DataFrame:
-    """Read a file with a JSON object a line; fields that a line lacks are null.
+def json_lines_schema(path: Path) -> pl.Schema:
+    """Return the columns of a file with a JSON object a line, of types that hold the values of all lines.
 
     Raises
     ------
     InputError
         If it is empty, not UTF-8, or a line is not a JSON object.
     """
-    with open_bytes(path) as stream:
-        content = stream.read()
-    if not content.strip():
+    found = pl.DataFrame()
+    for block in _json_blocks(path):
+        found = pl.concat([found, _json_frame(path, block, None).clear()], how="diagonal_relaxed")
+    if not found.width:
         raise InputError(f"{path}: the file is empty.", "Write it again.")
+    return found.schema
+
+
+def json_line_batches(path: Path, schema: pl.Schema) -> Iterator[pl.DataFrame]:
+    """Yield some columns of a file with a JSON object a line, block by block; what a line lacks is null.
+
+    Parameters
+    ----------
+    path
+        The file.
+    schema
+        The columns, with types as `json_lines_schema` gives them.
+
+    Raises
+    ------
+    InputError
+        See `json_lines_schema`.
+    """
+    for block in _json_blocks(path):
+        yield _json_frame(path, block, schema)
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """Some whole lines of a file, the first of which has a number, from 1."""
+
+    content: bytes
+    first: int
+
+
+def _json_blocks(path: Path) -> Iterator[_Lines]:
+    """Yield lines, together of about a block's size, of which at least one is not blank."""
+    number, rest = 1, b""
+    with open_bytes(path) as stream:
+        for read in iter(lambda: stream.read(_BLOCK), b""):
+            lines, newline, rest = (rest + read).rpartition(b"\n")
+            if lines.strip():
+                yield _Lines(lines + newline, number)
+            number += lines.count(b"\n") + len(newline)
+    if rest.strip():
+        yield _Lines(rest, number)
+
+
+def _json_frame(path: Path, block: _Lines, schema: pl.Schema | None) -> pl.DataFrame:
     try:
-        return pl.read_ndjson(io.BytesIO(content), infer_schema_length=None)
+        return pl.read_ndjson(io.BytesIO(block.content), schema=schema, infer_schema_length=None)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         blame_encoding(path)
-        if content.lstrip()[:1] == b"[":
+        if block.first == 1 and block.content.lstrip()[:1] == b"[":
             raise InputError(f"{path}: this is a JSON array.", "Write one object a line.") from error
-        for number, problem in _bad_json_lines(content):
+        for number, problem in _bad_json_lines(block.content):
             raise InputError(
-                f"{path}: line {number} is not a JSON object ({problem}).", "Write one object a line."
+                f"{path}: line {block.first - 1 + number} is not a JSON object ({problem}).",
+                "Write one object a line.",
             ) from error
         raise InputError(f"{path}: cannot be read as JSON lines ({first_line(error)}).") from error
 

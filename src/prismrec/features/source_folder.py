@@ -149,7 +149,7 @@ def _require_positives(dataset: Dataset) -> None:
     if dataset.min_rating is None:
         return
     if len(dataset.interactions.at_least(dataset.min_rating)) == 0:
-        highest = float(dataset.interactions.frame["rating"].to_numpy().max())
+        highest = dataset.interactions.highest("rating")
         raise InputError(
             f"No interaction is rated {dataset.min_rating:g} or more, the highest is {highest:g}.",
             "Choose a lower --min-rating.",

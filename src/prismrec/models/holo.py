@@ -172,7 +172,7 @@ class HOLO(GradientModel):
         start = _Start(self, data)
         ask = score if score is not None else lambda: 0.0
         if self.config.tune and score is not None:
-            start.use_landmarks(_SCOUTS)
+            start.use_landmarks(min(_SCOUTS, len(self.landmarks)))
             best_of(share_grid(len(data.inputs.modalities)), start.use_shares, ask)
             start.use_landmarks(len(self.landmarks))
             best_of(_KERNELS, start.use_kernel, ask)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from prismrec.base.errors import InputError
 from prismrec.data.catalog import Catalog
@@ -72,15 +71,7 @@ class ItemPool:
         titles = _title_numbers(dataset.catalog)
         codes = np.flatnonzero(titles >= 0)
         users, items = dataset.users, dataset.items
-        pairs = (
-            dataset.interactions.frame.select("user_id", "item_id")
-            .unique()
-            .select(
-                user=pl.col("user_id").replace_strict(users.ids, range(len(users)), return_dtype=pl.Int64),
-                item=pl.col("item_id").replace_strict(items.ids, range(len(items)), return_dtype=pl.Int64),
-            )
-            .sort("user", "item")
-        )
+        pairs = dataset.interactions.coded(users, items).select("user", "item").unique().sort("user", "item")
         starts = np.zeros(len(users) + 1, dtype=np.int64)
         np.cumsum(np.bincount(pairs["user"].to_numpy(), minlength=len(users)), out=starts[1:])
         touched = titles[pairs["item"].to_numpy()]

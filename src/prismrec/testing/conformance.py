@@ -20,6 +20,7 @@ from prismrec.models.plan import TrainingPlan
 from prismrec.models.team import ALONE, Team
 from prismrec.testing.planted import TWO_MODALITIES, Planted, cold_auc, fitted, planted
 from prismrec.training.batches import Batches
+from prismrec.training.loop import fit
 
 THREE_MODALITIES = (*TWO_MODALITIES, Modality("audio", 7))
 
@@ -209,6 +210,26 @@ class ModelConformance:
             reached = self._reached(model)
         trained = {name for name, p in model.named_parameters() if p.requires_grad}
         assert trained - reached == set(self.idle)
+
+    def test_validation_sees_the_last_step(self) -> None:
+        """Vectors that are kept between two askings must not outlive a step of the optimiser."""
+        source = planted(n_users=20, n_items=60)
+        items = item_batch(source.data.features, np.arange(60))
+        plan = self.briefly().model_copy(update={"row_updates": "dense", "evaluate_every": 1})
+
+        def look(model: Model) -> dict[str, float]:
+            fresh = self.config.build(source.data.inputs).eval()
+            fresh.load_state(model.state())
+            assert_close(_vectors(model, items), _vectors(fresh, items), rtol=1e-4, atol=1e-5)
+            assert_close(_all_users(model, source), _all_users(fresh, source), rtol=1e-4, atol=1e-5)
+            return {plan.metric: 0.0}
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            model = self.config.build(source.data.inputs)
+            if not isinstance(model, GradientModel):
+                pytest.skip("has no gradient steps")
+            fit(model, source.data, plan, seed=5, validate=look)
 
     def _reached(self, model: GradientModel) -> set[str]:
         """Names of the parameters whose gradient was not 0 in one of some steps."""

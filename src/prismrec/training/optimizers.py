@@ -1,9 +1,11 @@
 """What moves the weights in a step: optimisers by kind of parameter, clipping, precision."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from prismrec.models.base import GradientModel
 from prismrec.models.plan import TrainingPlan
@@ -37,7 +39,15 @@ def make_optimizers(model: GradientModel, plan: TrainingPlan) -> list[torch.opti
     if tables:
         rows = RowSGD if plan.optimizer == "sgd" else RowAdam
         found.append(rows(tables, lr=plan.learning_rate))
+    for optimizer in found:
+        optimizer.register_step_post_hook(_mark_changed)
     return found
+
+
+def _mark_changed(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Raise the counters of what a step has moved, by which `Kept` knows: fused and lazy steps do not."""
+    del args, kwargs
+    increment_version([parameter for group in optimizer.param_groups for parameter in group["params"]])
 
 
 def row_moments(
