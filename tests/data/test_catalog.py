@@ -59,3 +59,10 @@ def test_what_is_no_catalogue_is_refused():
         Catalog(frame[:1], (), {"video": MemoryMedia({})})
     with pytest.raises(InputError, match="no item 'b'"):
         Catalog(frame[:1]).select(["b"])
+
+
+def test_what_a_notebook_shows_is_a_line():
+    items = pl.DataFrame({"item_id": ["a", "b"], "title": ["One", "Two"]})
+    assert repr(Catalog(items)) == "Catalog(2 items)"
+    media = {"image": MemoryMedia({"a": b"x"})}
+    assert repr(Catalog(items, ("title",), media)) == "Catalog(2 items; text of title; image of 1)"

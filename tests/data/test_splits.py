@@ -89,3 +89,15 @@ def test_an_order_of_other_pairs_is_refused() -> None:
     split = make_split(data_set(), LeaveLast())
     with pytest.raises(InputError, match="60 pairs and an order of 59"):
         dataclasses.replace(split, order=split.order[1:])
+
+
+def test_what_a_notebook_shows_is_a_line() -> None:
+    data = data_set()
+    split = make_split(data, RandomHoldout(valid=0.2, test=0.1))
+    assert repr(data) == "Dataset(10 items, 60 interactions; in memory)"
+    assert repr(dataclasses.replace(data, path=Path("shop"), min_rating=None)).endswith("; shop)")
+    assert repr(data.interactions) == "Interactions(60 rows in memory: user_id, item_id, timestamp)"
+    assert repr(split) == (
+        "Split(random-holdout: 42 pairs train, 12 validate, 6 are sealed; 6 users, 10 items)"
+    )
+    assert repr(split.items) == "Vocabulary(10 item ids: 'i0', 'i1', 'i2', ...)"

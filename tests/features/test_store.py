@@ -202,3 +202,8 @@ def test_a_store_in_memory_has_nothing_to_let_go():
     before = held.vectors.copy()
     held.forget()
     np.testing.assert_array_equal(held.vectors, before)
+
+
+def test_what_a_notebook_shows_is_a_line(tmp_path):
+    assert repr(store()) == "FeatureStore('image': 3 vectors of 4 numbers, float32; in memory)"
+    assert repr(store().write(tmp_path / "image")).endswith(f"; {tmp_path / 'image'})")

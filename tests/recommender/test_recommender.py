@@ -202,3 +202,10 @@ def test_features_of_other_content_are_not_taken_for_the_own(recommender, shop, 
     assert recommender.training_features() is None
     shutil.copytree(copy / "features" / "image", copy / "features" / "text")
     assert recommender.training_features() is None
+
+
+def test_what_a_notebook_shows_is_a_line(rec):
+    shown = repr(rec)
+    assert shown.startswith(f"Recommender({rec.manifest.model}")
+    assert f"{len(rec.catalog):,} items with image and text" in shown
+    assert len(shown) < 300

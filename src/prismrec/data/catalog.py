@@ -55,6 +55,11 @@ class Catalog:
                 raise InputError(f"Unknown kind of content {kind!r}.", f"Known: {', '.join(MEDIA_KINDS)}.")
         _ = self.vocabulary
 
+    def __repr__(self) -> str:
+        content = [f"text of {', '.join(self.text_columns)}"] if self.text_columns else []
+        content += [f"{kind} of {len(media.ids):,}" for kind, media in self.media.items()]
+        return f"Catalog({'; '.join([f'{len(self):,} items', *content])})"
+
     @staticmethod
     def read(
         path: Path | str,

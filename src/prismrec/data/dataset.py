@@ -66,6 +66,13 @@ class Dataset:
                 "Add the items or leave those interactions out; `prismrec ingest` does that and lists them.",
             )
 
+    def __repr__(self) -> str:
+        positive = "" if self.min_rating is None else f", positive from {self.min_rating:g}"
+        where = "in memory" if self.path is None else str(self.path)
+        return (
+            f"Dataset({len(self.items):,} items, {len(self.interactions):,} interactions{positive}; {where})"
+        )
+
     @cached_property
     def users(self) -> Vocabulary:
         """User ids in ascending order, so that the order of the log does not matter."""

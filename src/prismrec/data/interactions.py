@@ -78,6 +78,10 @@ class Interactions:
     def _length(self) -> int:
         return int(self.one(pl.len())[0])
 
+    def __repr__(self) -> str:
+        where = "on the disk" if self._held is None else "in memory"
+        return f"Interactions({len(self):,} rows {where}: {', '.join(self.columns)})"
+
     def __len__(self) -> int:
         return self._length
 

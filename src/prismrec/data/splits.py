@@ -311,6 +311,13 @@ class Split:
                 "Leave pairs out with Split.take, which keeps both in step.",
             )
 
+    def __repr__(self) -> str:
+        train, valid, test = np.bincount(self.parts, minlength=3)
+        return (
+            f"Split({self.plan.kind}: {train:,} pairs train, {valid:,} validate, {test:,} are sealed; "
+            f"{len(self.users):,} users, {len(self.items):,} items)"
+        )
+
     @cached_property
     def train(self) -> Pairs:
         """The training pairs."""

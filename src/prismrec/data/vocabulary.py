@@ -39,6 +39,10 @@ class Vocabulary:
     def _codes(self) -> dict[str, int]:
         return {name: code for code, name in enumerate(self.ids)}
 
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, self.ids[:3])) + (", ..." if len(self.ids) > 3 else "")
+        return f"Vocabulary({len(self):,} {self.kind} ids: {shown})"
+
     def __len__(self) -> int:
         return len(self.ids)
 

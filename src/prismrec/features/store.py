@@ -74,6 +74,10 @@ class FeatureStore:
         if self.path is None:
             require_finite(self.vectors, self.ids, f"Features {self.name!r}")
 
+    def __repr__(self) -> str:
+        size = f"{len(self.ids):,} vectors of {self.dim} numbers, {self.vectors.dtype}"
+        return f"FeatureStore({self.name!r}: {size}; {'in memory' if self.path is None else self.path})"
+
     @property
     def dim(self) -> int:
         """Size of a vector."""

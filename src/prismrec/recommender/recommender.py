@@ -82,6 +82,14 @@ class Recommender:
     path: Path | None = None
     opened: dict[str, Encoder[Any]] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        preset = "" if self.manifest.preset is None else f" ({self.manifest.preset})"
+        content = " and ".join(self.modalities) or "no content"
+        return (
+            f"Recommender({self.manifest.model}{preset}: {len(self.split.users):,} users, "
+            f"{len(self.catalog):,} items with {content}; {'in memory' if self.path is None else self.path})"
+        )
+
     @property
     def modalities(self) -> tuple[str, ...]:
         """Names of the modalities, in the order of the model."""
