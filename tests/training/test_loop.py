@@ -265,6 +265,7 @@ def test_weight_decay_leaves_users_alone(data, optimizer):
         ("constant", 4, [0.25, 0.5, 0.75, 1, 1, 1]),
         ("linear", 0, [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
         ("linear", 2, [0.5, 1, 1, 0.75, 0.5, 0.25]),
+        ("decay", 0, [1, 1, 1, 0.5, 0.5, 0.5]),
         ("cosine", 0, [0.5 * (1 + math.cos(math.pi * n / 6)) for n in range(6)]),
     ],
 )
@@ -275,6 +276,8 @@ def test_schedules(data, schedule, warmup, factors, optimizer):
         epochs=2,
         learning_rate=0.1,
         schedule=schedule,
+        decay=0.25,
+        decay_epochs=2,
         warmup_steps=warmup,
         optimizer=optimizer,
     )

@@ -78,7 +78,12 @@ class AlignRecConfig(ModelConfig):
         published = Preset(
             cls(centre=False, user_item=0.1),
             TrainingPlan(
-                learning_rate=1e-3, epochs=1000, patience=30, metric="recall@20", row_updates="dense"
+                learning_rate=1e-3,
+                epochs=1000,
+                patience=30,
+                metric="recall@20",
+                row_updates="dense",
+                schedule="decay",
             ),
             "Sizes and stopping as released, weights from the released grid; content stays frozen.",
         )

@@ -62,11 +62,16 @@ class LATTICEConfig(ModelConfig):
     def presets(cls) -> dict[str, Preset]:
         """Return ``default``."""
         plan = TrainingPlan(
-            learning_rate=1e-3, epochs=1000, patience=20, metric="recall@20", row_updates="dense"
+            learning_rate=1e-3,
+            epochs=1000,
+            patience=20,
+            metric="recall@20",
+            row_updates="dense",
+            schedule="decay",
         )
         return {
             "default": Preset(
-                cls(), plan, "As released; weight and constant rate from the middle of its grid."
+                cls(), plan, "As released; weight and first rate from the middle of its grid."
             )
         }
 

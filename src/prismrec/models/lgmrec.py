@@ -62,12 +62,17 @@ class LGMRecConfig(ModelConfig):
     def presets(cls) -> dict[str, Preset]:
         """Return ``default``, ``sports`` and ``clothing``."""
         plan = TrainingPlan(
-            learning_rate=1e-3, epochs=1000, patience=20, metric="recall@20", row_updates="dense"
+            learning_rate=1e-3,
+            epochs=1000,
+            patience=20,
+            metric="recall@20",
+            row_updates="dense",
+            schedule="decay",
         )
         sports = cls(dropout=0.6, alpha=0.6)
         clothing = cls(hyper_layers=2, hyperedges=64, dropout=0.8, alpha=0.2)
         return {
-            "default": Preset(cls(), plan, "As published for Amazon Baby, at a constant learning rate."),
+            "default": Preset(cls(), plan, "As published for Amazon Baby."),
             "sports": Preset(sports, plan, "As published for Amazon Sports."),
             "clothing": Preset(clothing, plan, "As published for Amazon Clothing: many hyperedges."),
         }

@@ -60,9 +60,14 @@ class MGCNConfig(ModelConfig):
     def presets(cls) -> dict[str, Preset]:
         """Return ``default``."""
         plan = TrainingPlan(
-            learning_rate=1e-3, epochs=1000, patience=20, metric="recall@20", row_updates="dense"
+            learning_rate=1e-3,
+            epochs=1000,
+            patience=20,
+            metric="recall@20",
+            row_updates="dense",
+            schedule="decay",
         )
-        return {"default": Preset(cls(), plan, "As released by the authors, at a constant learning rate.")}
+        return {"default": Preset(cls(), plan, "As released by the authors.")}
 
 
 @dataclass(frozen=True)

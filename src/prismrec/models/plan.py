@@ -75,9 +75,13 @@ class TrainingPlan(BaseModel):
         "codes of most papers. 'lazy': only the batch's rows, many times faster with many users. With 'sgd' "
         "both give the same, as a row without a gradient stays.",
     )
-    schedule: Literal["constant", "cosine", "linear"] = Field(
-        "constant", description="Course of the learning rate over all epochs."
+    schedule: Literal["constant", "cosine", "linear", "decay"] = Field(
+        "constant",
+        description="Course of the learning rate. 'cosine' and 'linear': down to 0 over all epochs. 'decay': "
+        "times decay in every decay_epochs epochs, a little less in each.",
     )
+    decay: float = Field(0.96, gt=0, le=1, description="With schedule='decay'.")
+    decay_epochs: int = Field(50, ge=1, description="With schedule='decay'.")
     warmup_steps: int = Field(0, ge=0, description="Steps over which the learning rate rises from 0.")
     clip_norm: float | None = Field(
         None, gt=0, description="Largest norm of the gradient; None: no clipping."

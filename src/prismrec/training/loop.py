@@ -328,6 +328,9 @@ class _Run:
             return (self.steps + 1) / self.plan.warmup_steps
         if self.plan.schedule == "constant":
             return 1.0
+        if self.plan.schedule == "decay":
+            epoch = self.steps // len(self.batches)
+            return float(self.plan.decay ** (epoch / self.plan.decay_epochs))
         all_steps = max(1, self.plan.epochs * len(self.batches) - self.plan.warmup_steps)
         share = min(1.0, (self.steps - self.plan.warmup_steps) / all_steps)
         if self.plan.schedule == "linear":
