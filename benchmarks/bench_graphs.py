@@ -30,16 +30,21 @@ from prismrec.models.vbpr import VBPRConfig
 from prismrec.training.loop import fit
 
 SMALL = Size("small", 2_000, 1_000, 12_000)
-# What an epoch spends most of its time on, by torch's profiler; those that are missing were not looked at.
+# What an epoch spends most of its time on, by torch's profiler.
 BOUND = {
     "vbpr": "projecting the batch's items and their content's gradient",
     "lightgcn": "gathering rows along the edges",
     "mmgcn": "products of all nodes with weights, in three layers a modality",
+    "grcn": "gathering and weighing both ends of every edge",
+    "dualgnn": "products of all nodes with weights, and gathering rows along the edges",
     "slmrec": "three softmaxes of the batch against itself",
+    "lattice": "gathering rows along the edges, and passes over whole tables",
+    "bm3": "Adam on trained content",
     "freedom": "Adam on trained content, and its gradient",
+    "mgcn": "products of all nodes with weights: gates and attention",
+    "dragon": "products of all nodes with weights, and gathering rows along the edges",
     "lgmrec": "a softmax of the batch against all users and all items",
 }
-UNKNOWN = "what was not profiled"
 CONFIGS: tuple[ModelConfig, ...] = (
     VBPRConfig(),
     LightGCNConfig(),
@@ -100,7 +105,7 @@ def main() -> None:
         twice = our_epoch(config, data, "bsam+", args.repeats)
         again = our_epoch(config, data, "plain", args.repeats)
         ours = (plain + again) / 2
-        bound = BOUND.get(config.name, UNKNOWN)
+        bound = BOUND[config.name]
         found = []
         if theirs is not None:
             found.append(

@@ -182,10 +182,15 @@ def show(rows: list[Row]) -> None:
 
 
 def record(script: str, rows: list[Row], args: argparse.Namespace, needs: str = "") -> None:
-    """Put rows into ``results/latest.json`` in the place of the script's earlier ones; see `report`."""
+    """Put rows into ``results/latest.json`` in the place of the script's earlier ones; see `report`.
+
+    `needs` holds options that chose some of the script's rows; empty: all of them were measured.
+    """
     if args.quick or all(row.ratio is None for row in rows):
         return
-    kept = [entry for entry in read() if entry["script"] != script]
+    again = {row.name for row in rows}
+    # A part of a script's rows leaves its others as they were, each with the command that measured it.
+    kept = [e for e in read() if e["script"] != script or (needs and e["name"] not in again)]
     conditions = {
         "script": script,
         "command": " ".join(

@@ -46,6 +46,7 @@ NOT_RUN = (
     NotRun("docs/data.md", "prismrec source amazon-2014/baby", "files come from their publisher"),
     NotRun("docs/bench.md", "prismrec bench recipes/bench/mamex-ablations.toml --data movielens-small"
            "=shops/movielens-small --jobs", "trains for hours; its dry run is run"),
+    NotRun("docs/concepts/mamex-studies.md", "prismrec bench", "takes a quarter of an hour"),
     NotRun("docs/hanorec.md", "pip install", "changes the environment"),
     NotRun("docs/scale-out.md", "prismrec train", "starts two processes: tests/training does"),
     NotRun("docs/scale-out.md", "accelerate launch", "starts two processes: tests/training does"),

@@ -70,9 +70,7 @@ class LATTICEConfig(ModelConfig):
             schedule="decay",
         )
         return {
-            "default": Preset(
-                cls(), plan, "As released; weight and first rate from the middle of its grid."
-            )
+            "default": Preset(cls(), plan, "As released; weight and first rate from the middle of its grid.")
         }
 
 
