@@ -47,7 +47,9 @@ def make_optimizers(model: GradientModel, plan: TrainingPlan) -> list[torch.opti
 def _mark_changed(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     """Raise the counters of what a step has moved, by which `Kept` knows: fused and lazy steps do not."""
     del args, kwargs
-    increment_version([parameter for group in optimizer.param_groups for parameter in group["params"]])
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            increment_version(parameter)
 
 
 def row_moments(
