@@ -1,4 +1,5 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import polars as pl
 import pytest
 
 from prismrec.base.errors import InputError
+from prismrec.base.progress import Silent
 from prismrec.data.columns import ColumnMapping
 from prismrec.data.read_log import LoadedLog, load_log
 from prismrec.data.readers import open_table
@@ -176,6 +178,34 @@ def test_pieces_give_what_the_whole_gives(tmp_path: Path) -> None:
     assert whole.rows_read == 200
     assert whole.duplicates > 50
     assert whole.unknown_items == 2
+
+
+class Told(Silent):
+    """Adds up what is told."""
+
+    def __init__(self) -> None:
+        self.totals: list[int | None] = []
+        self.rows = 0
+
+    @contextmanager
+    def task(self, name: str, total: int | None) -> Iterator["Told"]:
+        self.totals.append(total)
+        yield self
+
+    def advance(self, steps: int = 1, note: str | None = None) -> None:
+        self.rows += steps
+
+
+def test_how_far_it_is_is_told(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"user": ["u"] * 5, "item": ["a"] * 5, "position": range(5)})
+    frame.write_parquet(tmp_path / "log.parquet")
+    frame.write_csv(tmp_path / "log.csv")
+    told = Told()
+    for name in ("log.parquet", "log.csv"):
+        table, folder = open_table(tmp_path / name), tmp_path / f"rows of {name}"
+        load_log(table, ColumnMapping(), pl.Series(["a"]), Refusals(), folder, rows=2, progress=told)
+    # Nobody knows how long a text is before it is read.
+    assert (told.totals, told.rows) == ([5, None], 10)
 
 
 def test_a_log_of_which_one_piece_holds_nothing(tmp_path: Path) -> None:

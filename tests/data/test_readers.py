@@ -57,6 +57,7 @@ def test_parts_of_types_that_go_together_are_read_alike_in_pieces_and_whole(tmp_
     FRAME.select("n", "a").cast({"n": pl.Float32}).write_parquet(tmp_path / "b.parquet")
     table = open_table(tmp_path)
     assert table.schema == {"a": pl.String, "n": pl.Float64}
+    assert table.rows == 6
     assert table.read().equals(pl.concat([FRAME, FRAME]).cast({"n": pl.Float64}))
     pieces = list(table.batches(["n", "a"], 2))
     assert [piece.height for piece in pieces] == [2, 1, 2, 1]

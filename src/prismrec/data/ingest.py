@@ -117,7 +117,7 @@ def ingest(
         refusals, made = Refusals(staging / "refused"), staging / "made"
         loaded = load_catalog(item_table, item_mapping, options.text_columns, places, refusals)
         known = loaded.catalog.items["item_id"]
-        log = load_log(log_table, log_mapping, known, refusals, staging / "log")
+        log = load_log(log_table, log_mapping, known, refusals, staging / "log", progress=progress)
         _require_positives(log, options.min_rating, log_table)
         total = sum(len(source.ids) for source in loaded.media.values())
         with progress.task("Checking and packing pictures and sounds", total) as task:

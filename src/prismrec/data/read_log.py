@@ -9,6 +9,7 @@ import polars as pl
 
 from prismrec.base.errors import InputError
 from prismrec.base.files import storage_errors
+from prismrec.base.progress import SILENT, Progress
 from prismrec.data import values
 from prismrec.data.columns import LOG_ROLES, ColumnMapping, Role, find_columns
 from prismrec.data.duplicates import repeated
@@ -61,6 +62,7 @@ def load_log(
     folder: Path,
     *,
     rows: int = BATCH,
+    progress: Progress = SILENT,
 ) -> LoadedLog:
     """Read a log piece by piece: it may be larger than memory.
 
@@ -82,6 +84,8 @@ def load_log(
         Where rows that can be used are put; it is made, and holds nothing else.
     rows
         Rows in memory at a time.
+    progress
+        Where to report to.
 
     Raises
     ------
@@ -92,10 +96,11 @@ def load_log(
     """
     columns = find_columns(table, LOG_ROLES, mapping, required=("user", "item"))
     reading = _Reading(table, columns, _Known(known_items), refusals, folder)
-    with storage_errors(folder):
+    with storage_errors(folder), progress.task("Reading interactions", table.rows) as task:
         folder.mkdir(parents=True)
         for raw in table.batches(list(columns.values()), rows):
             reading.take(raw)
+            task.advance(raw.height)
         reading.require_rows()
         interactions, duplicates = reading.without_duplicates()
     return LoadedLog(

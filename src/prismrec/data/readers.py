@@ -85,6 +85,11 @@ class Table:
     def sizes(self) -> list[int]:
         """Number of rows of each part."""
 
+    @property
+    def rows(self) -> int | None:
+        """Number of rows, where a look at the file tells it; None where it would have to be read."""
+        return None
+
     def origin(self, row: int) -> tuple[str, int]:
         """Return the file and the row in it, from 0, of one row of the whole table."""
         found = self.origins(pl.Series([row]))
@@ -142,6 +147,11 @@ class ParquetTable(Table):
             with _as_parquet(part):
                 frames.append(pl.read_parquet(part, columns=wanted).select(types))
         return pl.concat(frames)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return sum(self.sizes)
 
     @cached_property
     def sizes(self) -> list[int]:
