@@ -22,7 +22,7 @@ from prismrec.models.base import Model
 from prismrec.models.batches import Batch, ItemBatch, TrainingData
 from prismrec.models.layers.content import item_batch
 from prismrec.models.layers.feature_tables import FeatureTables
-from prismrec.models.layers.graph import UserItemGraph
+from prismrec.models.layers.graph import PairGraph
 
 _BLOCK = 8192
 
@@ -68,7 +68,7 @@ class Augmenter:
     def start_epoch(self, model: nn.Module, epoch: int) -> None:
         """Disturb the tables and graphs that a model reads whole, until `end_epoch`.
 
-        Those are `FeatureTables` and `UserItemGraph`, wherever in the model they are. Constant tables all
+        Those are `FeatureTables` and `PairGraph`, wherever in the model they are. Constant tables all
         see the same hidden modalities, noise and mixtures, trained ones noise alone; graphs with the same
         edges lose the same. To be called after the model's own `start_epoch`, which may draw the edges that
         are thinned here.
@@ -83,7 +83,7 @@ class Augmenter:
         for module in model.modules():
             if isinstance(module, FeatureTables):
                 self._disturb(module, epoch)
-            elif isinstance(module, UserItemGraph) and self.settings.edge_dropout > 0:
+            elif isinstance(module, PairGraph) and self.settings.edge_dropout > 0:
                 module.thin(self.settings.edge_dropout, self._generator("edges", epoch))
 
     def end_epoch(self, model: nn.Module) -> None:
@@ -93,7 +93,7 @@ class Augmenter:
         that a resumed run goes the same way.
         """
         for module in model.modules():
-            if isinstance(module, FeatureTables | UserItemGraph):
+            if isinstance(module, FeatureTables | PairGraph):
                 module.restore()
 
     def idle(self, model: Model) -> list[str]:
@@ -108,7 +108,7 @@ class Augmenter:
             idle.append("modality_dropout")
         if settings.feature_noise > 0 and useless:
             idle.append("feature_noise")
-        if settings.edge_dropout > 0 and not any(isinstance(m, UserItemGraph) for m in model.modules()):
+        if settings.edge_dropout > 0 and not any(isinstance(m, PairGraph) for m in model.modules()):
             idle.append("edge_dropout")
         if settings.modality_mixup > 0 and useless:
             idle.append("modality_mixup")

@@ -33,3 +33,22 @@ def test_state_survives() -> None:
     again.load_state_dict(graph.state_dict())
     users, items = torch.randn(2, 4), torch.randn(3, 4)
     assert_close(again(users, items), graph(users, items))
+
+
+def test_thinned_edges_are_missed_in_training_alone() -> None:
+    rng = np.random.default_rng(0)
+    touched = rng.random((5, 7)) < 0.6
+    users, items = (codes.astype(np.int32) for codes in np.nonzero(touched))
+    graph, fewer = LoopedGraph(5, 7), LoopedGraph(5, 7)
+    graph.fit(Pairs(users, items))
+    graph.thin(0.5, np.random.default_rng(3))
+    kept = np.random.default_rng(3).random(len(users)) >= 0.5
+    assert 0 < kept.sum() < len(users)
+    fewer.fit(Pairs(users[kept], items[kept]))
+    x, y = torch.randn(5, 3), torch.randn(7, 3)
+    assert_close(graph(x, y), fewer(x, y))
+    whole = LoopedGraph(5, 7)
+    whole.fit(Pairs(users, items))
+    assert_close(graph.eval()(x, y), whole(x, y))
+    graph.train().restore()
+    assert_close(graph(x, y), whole(x, y))

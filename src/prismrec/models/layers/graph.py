@@ -1,5 +1,7 @@
 """The graph of who has touched what, and LightGCN's way of passing vectors along it."""
 
+from abc import abstractmethod
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -8,14 +10,10 @@ from prismrec.data.interactions import Pairs
 from prismrec.models.layers.sparse import SparseMatrix
 
 
-class UserItemGraph(nn.Module):
-    """Training pairs as edges of weight ``1 / sqrt(d_u d_i)``, d being numbers of edges.
+class PairGraph(nn.Module):
+    """Training pairs as edges between users and items, some of which training may leave out.
 
-    This is the normalised adjacency ``D^-1/2 A D^-1/2`` of the graph that has both users and items as nodes;
-    as its diagonal blocks are 0, the block ``R`` of users by items is all there is of it. Nodes without edges
-    receive 0.
-
-    In training some of the edges may be left out (`thin`); the thinned graph is not saved with the model.
+    The thinned graph is not saved with the model, and evaluation does not see it.
 
     Parameters
     ----------
@@ -31,6 +29,17 @@ class UserItemGraph(nn.Module):
             self.thinned.register_buffer(name, buffer, persistent=False)
         self._is_thin = False
 
+    @staticmethod
+    @abstractmethod
+    def weights(of_user: Tensor, of_item: Tensor) -> Tensor:
+        """Return the weights of edges.
+
+        Parameters
+        ----------
+        of_user, of_item
+            How many edges the user and the item of each edge have, int64, shape ``(edges,)``.
+        """
+
     @property
     def used(self) -> SparseMatrix:
         """The edges that vectors pass along: all, or in training those that `thin` has left."""
@@ -39,19 +48,14 @@ class UserItemGraph(nn.Module):
     def fit(self, pairs: Pairs) -> None:
         """Take the pairs as edges, in place of those that there are."""
         self.restore()
-        n_users, n_items = self.edges.n_rows, self.edges.n_columns
-        of_user = np.bincount(pairs.users, minlength=n_users)[pairs.users]
-        of_item = np.bincount(pairs.items, minlength=n_items)[pairs.items]
-        weights = 1.0 / np.sqrt(of_user.astype(np.float64) * of_item)
         users, items = (torch.from_numpy(codes.astype(np.int64)) for codes in (pairs.users, pairs.items))
-        self.edges.fill(users, items, torch.from_numpy(weights))
+        self._fill(self.edges, users, items)
 
     @torch.no_grad()
     def thin(self, rate: float, generator: np.random.Generator) -> None:
         """Leave out some edges in training until `restore`; evaluation and the saved edges stay as they are.
 
-        Edges that are kept weigh ``1 / sqrt(d'_u d'_i)``, d' being numbers of kept edges. A node may lose all
-        of its edges; then it receives 0.
+        Edges that are kept weigh what they would if there were no others. A node may lose all of its edges.
 
         Parameters
         ----------
@@ -60,14 +64,10 @@ class UserItemGraph(nn.Module):
         generator
             One number is drawn for each edge, on the CPU, so that a GPU keeps the same edges.
         """
-        n_users, n_items = self.edges.n_rows, self.edges.n_columns
         starts, columns = self.edges.starts.cpu(), self.edges.columns.cpu()
         kept = torch.from_numpy(generator.random(len(columns)) >= rate)
-        users = torch.arange(n_users).repeat_interleave(starts.diff())[kept]
-        items = columns[kept]
-        of_user = torch.bincount(users, minlength=n_users)[users]
-        of_item = torch.bincount(items, minlength=n_items)[items]
-        self.thinned.fill(users, items, (of_user * of_item).double().rsqrt())
+        users = torch.arange(self.edges.n_rows).repeat_interleave(starts.diff())[kept]
+        self._fill(self.thinned, users, columns[kept])
         self._is_thin = True
 
     def restore(self) -> None:
@@ -75,6 +75,25 @@ class UserItemGraph(nn.Module):
         nothing = torch.zeros(0, dtype=torch.int64)
         self.thinned.fill(nothing, nothing, torch.zeros(0))
         self._is_thin = False
+
+    def _fill(self, edges: SparseMatrix, users: Tensor, items: Tensor) -> None:
+        of_user = torch.bincount(users, minlength=edges.n_rows)[users]
+        of_item = torch.bincount(items, minlength=edges.n_columns)[items]
+        edges.fill(users, items, self.weights(of_user, of_item))
+
+
+class UserItemGraph(PairGraph):
+    """Training pairs as edges of weight ``1 / sqrt(d_u d_i)``, d being numbers of edges.
+
+    This is the normalised adjacency ``D^-1/2 A D^-1/2`` of the graph that has both users and items as nodes;
+    as its diagonal blocks are 0, the block ``R`` of users by items is all there is of it. Nodes without edges
+    receive 0.
+    """
+
+    @staticmethod
+    def weights(of_user: Tensor, of_item: Tensor) -> Tensor:
+        """Return ``1 / sqrt(d_u d_i)``."""
+        return (of_user * of_item).double().rsqrt()
 
     def to_users(self, items: Tensor) -> Tensor:
         """Return what users receive from their items, ``R X``: from ``(n_items, d)`` to ``(n_users, d)``."""
