@@ -9,6 +9,7 @@ opens nothing: `prismrec bench` has.
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,27 @@ def mean(values: list[float]) -> float:
     return float(np.mean(values))
 
 
-def lines(out: Path) -> list[str]:
-    """Return the study as a table in Markdown."""
+@dataclass(frozen=True)
+class Study:
+    """Finished runs by row and seed, what they measured, and each row against plain training of its model."""
+
+    rows: dict[str, dict[int, RunNote]]
+    figures: dict[str, BySeed]
+    validation: dict[str, float]
+    versus: dict[tuple[str, str], Versus]
+
+    @property
+    def labels(self) -> list[str]:
+        """The rows, model by model."""
+        return sorted(self.rows, key=lambda label: (label.partition(", ")[0], order(label)))
+
+    def against_plain(self, label: str) -> Versus | None:
+        """Return what a row gains over plain training."""
+        return self.versus.get((label, plain_of(label)))
+
+
+def studied(out: Path) -> Study:
+    """Read and compare the finished runs of a bench."""
     rows = rows_of(out)
     figures: dict[str, BySeed] = {}
     validation: dict[str, float] = {}
@@ -61,23 +81,60 @@ def lines(out: Path) -> list[str]:
         figures[label] = {s: measured(frame, "test", str(mode), METRIC) for s, frame in frames.items()}
         validation[label] = mean([float(np.max([v or 0.0 for v in note.curve])) for note in notes.values()])
     pairs = [(label, plain) for label in rows if (plain := plain_of(label)) != label and plain in rows]
-    versus = compare_table(figures, pairs)
+    return Study(rows, figures, validation, compare_table(figures, pairs))
+
+
+def lines(study: Study) -> list[str]:
+    """Return the study as a table in Markdown."""
     table = [
         "| model | step | seeds | test NDCG@10 | validation | against plain | s an epoch | epochs to 95 % |",
         "|---|---|---:|---:|---:|---|---:|---:|",
     ]
-    for label in sorted(rows, key=lambda label: (label.partition(", ")[0], order(label))):
-        notes = list(rows[label].values())
+    for label in study.labels:
+        notes = list(study.rows[label].values())
         model, _, step = label.partition(", ")
-        interval = over_seeds(figures[label])
+        interval = over_seeds(study.figures[label])
         half = "" if interval.high is None else f" ± {interval.high - interval.mean:.4f}"
         seconds = mean([note.seconds["train.step"] / max(1, note.epochs) for note in notes])
+        best = study.validation[label]
         table.append(
-            f"| {model} | {step} | {len(notes)} | {interval.mean:.4f}{half} | {validation[label]:.4f} | "
-            f"{said(versus.get((label, plain_of(label))), interval.mean)} | {seconds:.2f} | "
+            f"| {model} | {step} | {len(notes)} | {interval.mean:.4f}{half} | {best:.4f} | "
+            f"{said(study.against_plain(label), interval.mean)} | {seconds:.2f} | "
             f"{mean([epochs_to(note) for note in notes]):.1f} |"
         )
     return table
+
+
+def plot(study: Study, path: Path) -> None:
+    """Draw what each strategy gains over plain training of its model, with the interval over seeds."""
+    from matplotlib.figure import Figure
+
+    shown = [label for label in study.labels if study.against_plain(label) is not None]
+    models = list(dict.fromkeys(label.partition(", ")[0] for label in shown))
+    steps = sorted({label.partition(", ")[2] for label in shown}, key=lambda step: order(f"x, {step}"))
+    figure = Figure(figsize=(7.5, 0.22 * len(shown) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    places = {}
+    for label in shown:
+        model, _, step = label.partition(", ")
+        place = models.index(model) * (len(steps) + 1.5) + steps.index(step)
+        versus = study.against_plain(label)
+        assert versus is not None
+        plain = over_seeds(study.figures[plain_of(label)]).mean
+        low, high = versus.difference.low, versus.difference.high
+        gain = 100 * versus.difference.mean / plain
+        error = (
+            None if low is None or high is None else [[gain - 100 * low / plain], [100 * high / plain - gain]]
+        )
+        colour = {"better": "#1a7f4b", "worse": "#b3401f"}.get(str(versus.verdict), "#6b7280")
+        axes.errorbar([gain], [place], xerr=error, fmt="o", color=colour, markersize=4, capsize=2)
+        places[place] = f"{model}, {step}"
+    axes.set_yticks(list(places), list(places.values()), fontsize=7)
+    axes.invert_yaxis()
+    axes.axvline(0, color="#9ca3af", linewidth=0.8)
+    axes.set_xlabel("NDCG@10 against plain training of the same model, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
 
 
 def plain_of(label: str) -> str:
@@ -105,12 +162,17 @@ def said(versus: Versus | None, value: float) -> str:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table, and draw it if asked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path, help="folder of the bench")
-    print("\n".join(lines(parser.parse_args().out)))
+    parser.add_argument("--plot", type=Path, help="also draw the gains into this file")
+    args = parser.parse_args()
+    study = studied(args.out)
+    print("\n".join(lines(study)))
+    if args.plot is not None:
+        plot(study, args.plot)
 
 
 if __name__ == "__main__":
