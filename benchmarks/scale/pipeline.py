@@ -1,16 +1,12 @@
 """From files to recommendations at growing sizes: time and peak memory of every stage, as it is typed.
 
     python benchmarks/scale/pipeline.py [--most 1e7] [--folder FOLDER] [--threads 2]
-    python benchmarks/scale/pipeline.py --only 1e7 --limit 3
 
 For n = 10^4, 3 * 10^4, 10^5 and so on: n interactions of n / 20 users with n / 10 items, each item with a
 vector of 1,024 numbers in float16 (2 GB at 10^7). `prismrec ingest`, `encode --vectors`, `train` (MAMEX with
 preset paper, one epoch) and `recommend` (2,000 users) run one after the other, each a process of its own.
 What is finished is kept in ``results/pipeline.json``; ``--again`` measures it anew. `plan.py` makes a model
 of growth of it.
-
-With ``--limit`` each stage has so many GiB of memory and no more, what the system keeps of files included: a
-control group of Linux sees to it (as root). Such runs go into ``results/limited.json``.
 """
 
 import argparse
@@ -21,8 +17,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,8 +26,6 @@ import polars as pl
 from prismrec.base.machine import machine
 
 RESULTS = Path(__file__).parent / "results" / "pipeline.json"
-LIMITED = RESULTS.with_name("limited.json")
-GROUPS = Path("/sys/fs/cgroup")
 WIDTH = 1024
 ASKED = 2_000
 GOAL_GIB = 6.0
@@ -116,34 +108,12 @@ def write_files(folder: Path, n: int) -> None:
     vectors.flush()
 
 
-@contextmanager
-def confined(limit: float | None) -> Iterator[Path | None]:
-    """Make a control group with so many GiB of memory; give the file that takes its processes' numbers."""
-    if limit is None:
-        yield None
-        return
-    second = (GROUPS / "cgroup.controllers").exists()
-    group = (GROUPS if second else GROUPS / "memory") / f"prismrec-scale-{os.getpid()}"
-    group.mkdir()
-    try:
-        bound = group / ("memory.max" if second else "memory.limit_in_bytes")
-        bound.write_text(str(int(limit * 2**30)))
-        yield group / "cgroup.procs"
-    finally:
-        group.rmdir()
-
-
-def watched(words: list[str], threads: int, members: Path | None = None) -> tuple[float, float, float]:
-    """Run a command; return its seconds and the most memory in GiB, with and without mapped files.
-
-    `members` is the file of a control group that the command is to belong to.
-    """
+def watched(words: list[str], threads: int) -> tuple[float, float, float]:
+    """Run a command; return its seconds and the most memory in GiB, with and without mapped files."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
     environment["POLARS_MAX_THREADS"] = str(threads)
     command = [sys.executable, "-c", "from prismrec.cli import main; main()", *words, "--quiet"]
     began = time.perf_counter()
-    if members is not None:
-        command = ["sh", "-c", f'echo $$ > {members} && exec "$@"', "sh", *command]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     most = {"VmRSS": 0.0, "RssAnon": 0.0}
     over = threading.Event()
@@ -177,13 +147,13 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def measured(folder: Path | None, n: int, threads: int, limit: float | None = None) -> list[Stage]:
+def measured(folder: Path | None, n: int, threads: int) -> list[Stage]:
     """Go through all stages at a size, in a temporary folder in another."""
-    with tempfile.TemporaryDirectory(prefix="scale-", dir=folder) as home, confined(limit) as members:
-        return _measured(Path(home), n, threads, members)
+    with tempfile.TemporaryDirectory(prefix="scale-", dir=folder) as home:
+        return _measured(Path(home), n, threads)
 
 
-def _measured(home: Path, n: int, threads: int, members: Path | None) -> list[Stage]:
+def _measured(home: Path, n: int, threads: int) -> list[Stage]:
     files, shop, run, lists = home / "files", home / "shop", home / "run", home / "lists.parquet"
     write_files(files, n)
     log, items = files / "interactions.parquet", files / "items.parquet"
@@ -201,22 +171,10 @@ def _measured(home: Path, n: int, threads: int, members: Path | None) -> list[St
     }
     found = []
     for name, (words, left) in commands.items():
-        seconds, resident, own = watched([str(word) for word in words], threads, members)
+        seconds, resident, own = watched([str(word) for word in words], threads)
         found.append(Stage(n, name, round(seconds, 2), round(resident, 3), round(own, 3), size_of(left)))
         print(found[-1])
     return found
-
-
-def write(path: Path, stages: list[Stage], threads: int, options: str = "") -> None:
-    """Write down what was measured, where and by which command."""
-    document = {
-        "command": f"python benchmarks/scale/pipeline.py{options}",
-        "threads": threads,
-        "machine": machine(),
-        "stages": [asdict(stage) for stage in stages],
-    }
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def main() -> None:
@@ -225,14 +183,8 @@ def main() -> None:
     parser.add_argument("--most", type=float, default=1e7, help="interactions of the largest size")
     parser.add_argument("--folder", type=Path, help="where there are 12 GB; a temporary one is made there")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--only", type=float, help="with --limit: the size that is measured")
-    parser.add_argument("--limit", type=float, help="GiB of memory that a stage has")
     parser.add_argument("--again", action="store_true", help="measure what is there, too")
     args = parser.parse_args()
-    if args.limit is not None:
-        stages = measured(args.folder, int(args.only or args.most), args.threads, args.limit)
-        write(LIMITED, stages, args.threads, f" --only {args.only or args.most:g} --limit {args.limit:g}")
-        return
     there = json.loads(RESULTS.read_text()) if RESULTS.exists() and not args.again else {"stages": []}
     stages = [Stage(**row) for row in there["stages"]]
     # What is compiled at first use, for each machine once, is no stage's.
@@ -242,7 +194,14 @@ def main() -> None:
         if n > args.most or any(stage.interactions == n for stage in stages):
             continue
         stages += measured(args.folder, n, args.threads)
-        write(RESULTS, stages, args.threads)
+        document = {
+            "command": "python benchmarks/scale/pipeline.py",
+            "threads": args.threads,
+            "machine": machine(),
+            "stages": [asdict(stage) for stage in stages],
+        }
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(document, indent=1) + "\n")
     worst = max(stages, key=lambda stage: stage.resident)
     print(f"most: {worst.resident:.2f} GiB in {worst.name} of {worst.interactions:,} (goal {GOAL_GIB:g} GiB)")
 
