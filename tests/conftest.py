@@ -23,7 +23,10 @@ ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # A shared machine is sometimes slow, which is no error of the code.
-settings.register_profile("prismrec", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Half of the usual examples: the suite has ten minutes on two cores.
+settings.register_profile(
+    "prismrec", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("prismrec")
 
 
